@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
+	"github.com/drawbridge-mcp/drawbridge/manager"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// runFlags are the flags of run that need more than storing.
+type runFlags struct {
+	opts    manager.Options
+	env     []string
+	ports   []string
+	memory  string
+	network string
+	sandbox string
+	keys    string
+	detach  bool
+	remove  bool
+}
+
+func (a *app) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use:   "run [--] COMMAND [ARG...]",
+		Short: "Create a run and start it in the foreground",
+		Long: `Create a run, start it, show its output and exit with its code.
+
+The sandbox sees the workspace at /workspace and nothing else of this machine; it
+has no network unless --network open gives it an unfiltered one. Without
+--workspace it gets an empty directory that goes away with the run.
+
+Ctrl-C stops the run, a second one kills it; closing the terminal leaves it
+running. The run and its log stay until "drawbridge destroy", or --rm.`,
+		Example: `  drawbridge run -- echo hello
+  drawbridge run --tty --workspace . -- bash
+  drawbridge run --detach --name server --timeout 1h -- ./server`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			f.opts.Cmd = args
+			opts, err := a.parseRun(f)
+			if err != nil {
+				return err
+			}
+			isolation, err := parseSandbox(f.sandbox)
+			if err != nil {
+				return err
+			}
+			foreground, err := parseForeground(f.keys)
+			if err != nil {
+				return err
+			}
+			m, err := a.open(func(o *manager.ManagerOptions) {
+				o.NoSandbox = isolation
+				// The person at the command line decides for themselves.
+				o.AllowOpenNetwork = true
+			})
+			if err != nil {
+				return err
+			}
+			defer closeManager(m, &err)
+			return a.createAndRun(cmd.Context(), m, opts, foreground, f)
+		},
+	}
+	f.addTo(cmd)
+	return cmd
+}
+
+func (f *runFlags) addTo(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // flags after the command are its own
+	flags.StringVar(&f.opts.Name, "name", "", "name of the run (default a made-up one)")
+	flags.StringVarP(&f.opts.Workspace, "workspace", "w", "", "directory to work in, e.g. . (default an empty one)")
+	flags.StringVar(&f.opts.Image, "image", "", "image of the sandbox (default "+manager.DefaultImage+")")
+	flags.StringArrayVarP(&f.env, "env", "e", nil, "KEY=VALUE, or KEY to take it from this environment; may be repeated")
+	flags.BoolVarP(&f.opts.TTY, "tty", "t", false, "give the command a terminal; implies -i")
+	flags.BoolVarP(&f.opts.Interactive, "interactive", "i", false, "pass standard input on")
+	flags.BoolVarP(&f.detach, "detach", "d", false, "print the run's ID and leave it running")
+	flags.BoolVar(&f.remove, "rm", false, "destroy the run when it has ended")
+	flags.BoolVar(&f.opts.KeepContainer, "keep", false, "keep the sandbox after the end, until it is destroyed")
+	flags.DurationVar(&f.opts.Timeout, "timeout", 0, "end the run after this time (default never)")
+	flags.DurationVar(&f.opts.StopGrace, "grace", 0, "time between SIGTERM and SIGKILL when it is stopped (default 10s)")
+	flags.StringVar(&f.memory, "memory", "", "memory limit, e.g. 512m or 8g (default 4g)")
+	flags.Float64Var(&f.opts.CPUs, "cpus", 0, "CPU limit in cores (default 2)")
+	flags.Int64Var(&f.opts.PidsLimit, "pids", 0, "limit of processes and threads (default 1024)")
+	flags.StringVar(&f.network, "network", string(runtime.NetworkNone), "none, or open for an unfiltered network")
+	flags.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=PORT publishes a port of the sandbox on 127.0.0.1; may be repeated")
+	sandboxFlag(cmd, &f.sandbox)
+	detachFlag(cmd, &f.keys)
+	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"none", "open"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// sandboxFlag adds --sandbox, the choice of gVisor.
+func sandboxFlag(cmd *cobra.Command, value *string) {
+	cmd.Flags().StringVar(value, "sandbox", "auto", "gVisor: auto uses it where the engine offers it, require insists, none refuses it")
+	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]string{"auto", "require", "none"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// parseSandbox returns ManagerOptions.NoSandbox.
+func parseSandbox(s string) (*bool, error) {
+	no := s == "none"
+	switch s {
+	case "auto":
+		return nil, nil
+	case "require", "none":
+		return &no, nil
+	}
+	return nil, usagef("use auto, require or none", "unknown --sandbox %q", s)
+}
+
+// parseRun turns the flags into what the manager takes.
+func (a *app) parseRun(f runFlags) (manager.Options, error) {
+	opts := f.opts
+	var err error
+	if opts.Env, err = parseEnv(f.env); err != nil {
+		return opts, err
+	}
+	if opts.MemoryBytes, err = parseBytes("--memory", f.memory); err != nil {
+		return opts, err
+	}
+	if opts.Ports, err = parsePorts(f.ports); err != nil {
+		return opts, err
+	}
+	switch n := runtime.NetworkMode(f.network); n {
+	case runtime.NetworkNone, runtime.NetworkOpen:
+		opts.Network = n
+	default:
+		return opts, usagef("use none or open", "unknown --network %q", f.network)
+	}
+	opts.Runtime = runtime.Type(a.runtime)
+	opts.Interactive = opts.Interactive || opts.TTY
+	if opts.TTY && !f.detach {
+		if !terminal.Is(a.in) {
+			return opts, usagef("leave -t out, or add --detach", "run -t needs a terminal as standard input")
+		}
+		if size, err := terminal.SizeOf(a.in); err == nil {
+			opts.Rows, opts.Cols = size.Rows, size.Cols
+		}
+	}
+	if f.detach && f.remove {
+		return opts, usagef("leave one of them out; `drawbridge prune` removes ended runs", "--rm needs somebody to wait for the end, and --detach leaves")
+	}
+	return opts, nil
+}
+
+func (a *app) createAndRun(ctx context.Context, m *manager.Manager, opts manager.Options, fg foreground, f runFlags) error {
+	creating, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	opts.Progress = func(message string) { a.say("drawbridge: %s", oneLine(message)) }
+	r, err := m.Create(creating, opts)
+	if err != nil {
+		return err
+	}
+	if f.detach {
+		if err := m.Start(creating, r.ID, manager.StartOptions{}); err != nil {
+			return err
+		}
+		_, err := fmt.Fprintln(a.out, r.ID)
+		return err
+	}
+	stop() // from here on signals are about the run
+	ending := a.startForeground(ctx, m, r, fg)
+	if !f.remove {
+		return ending
+	}
+	if fresh, err := m.Get(r.ID); err != nil || !fresh.GetState().Terminal() {
+		return ending // left behind: it is still running
+	}
+	if err := m.Destroy(context.WithoutCancel(ctx), r.ID); err != nil {
+		a.report(err)
+		if ending == nil {
+			return exitCode(exitFailed)
+		}
+	}
+	return ending
+}
+
+// parseBytes reads a size in bytes with an optional binary unit; empty is zero.
+func parseBytes(flag, s string) (int64, error) {
+	if s == "" {
+		return 0, nil
+	}
+	digits := strings.TrimSuffix(strings.TrimSuffix(strings.ToLower(s), "b"), "i")
+	shift := 0
+	if digits != "" {
+		switch digits[len(digits)-1] {
+		case 'k':
+			shift = 10
+		case 'm':
+			shift = 20
+		case 'g':
+			shift = 30
+		case 't':
+			shift = 40
+		}
+	}
+	if shift > 0 {
+		digits = digits[:len(digits)-1]
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n <= 0 || n > 1<<62>>shift {
+		return 0, usagef("give e.g. 512m or 8g", "%s %q is no size", flag, s)
+	}
+	return n << shift, nil
+}
+
+func parsePorts(entries []string) (map[string]int, error) {
+	ports := make(map[string]int, len(entries))
+	for _, entry := range entries {
+		name, number, ok := strings.Cut(entry, "=")
+		port, err := strconv.Atoi(number)
+		if !ok || name == "" || err != nil {
+			return nil, usagef("write e.g. web=8080", "%q is no port", entry)
+		}
+		if _, taken := ports[name]; taken {
+			return nil, usagef("give each endpoint a name of its own", "the endpoint %q is named twice", name)
+		}
+		ports[name] = port
+	}
+	return ports, nil
+}

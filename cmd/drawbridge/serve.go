@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
+	"github.com/drawbridge-mcp/drawbridge/manager"
+	"github.com/drawbridge-mcp/drawbridge/mcpserver"
+	"github.com/drawbridge-mcp/drawbridge/tools"
+)
+
+// serveFlags are the flags of serve.
+type serveFlags struct {
+	listen    string
+	tokenFile string
+	origins   []string
+	hosts     []string
+	roots     []string
+	openNet   bool
+	maxRuns   int
+	maxMemory string
+	maxCPUs   float64
+	image     string
+	sandbox   string
+	readOnly  bool
+	toolsets  []string
+}
+
+func (a *app) serveCommand() *cobra.Command {
+	var f serveFlags
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve MCP to an agent, on stdio or over HTTP",
+		Long: `Serve MCP to an agent, on standard input and output.
+
+With --listen it serves over HTTP instead: streamable HTTP at /mcp, the older SSE
+transport at /sse with /message, and /healthz. Loopback addresses need no token
+unless --token-file names one; every other address does.
+
+Runs outlive the server. It ends at the end of its input, or on SIGTERM; the next
+server, or any other drawbridge command, goes on with its runs. Several servers
+may share one home.
+
+A run's workspace must lie below a --workspace-root. Without one that is the
+directory in which the server was started.`,
+		Example: `  claude mcp add drawbridge -- drawbridge serve --workspace-root ~/src
+  drawbridge serve --listen 127.0.0.1:7433
+  drawbridge serve --listen 0.0.0.0:7433 --token-file ~/.drawbridge-token`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.serve(cmd.Context(), f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&f.listen, "listen", "", "serve over HTTP on this address, e.g. 127.0.0.1:7433")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the bearer token that HTTP clients must send (mode 0600)")
+	flags.StringArrayVar(&f.origins, "allowed-origin", nil, "web origin whose pages may call, e.g. https://ide.example.com; may be repeated")
+	flags.StringArrayVar(&f.hosts, "allowed-host", nil, "Host header to accept besides loopback names; may be repeated")
+	flags.StringArrayVar(&f.roots, "workspace-root", nil, "directory below which workspaces may lie; may be repeated (default the current directory)")
+	flags.BoolVar(&f.openNet, "allow-open-network", false, "let runs ask for an unfiltered network")
+	flags.IntVar(&f.maxRuns, "max-runs", manager.DefaultMaxLiveRuns, "live runs at most")
+	flags.StringVar(&f.maxMemory, "max-memory", "", "memory limits of all live runs together, e.g. 32g (default no bound)")
+	flags.Float64Var(&f.maxCPUs, "max-cpus", 0, "CPU limits of all live runs together (default no bound)")
+	flags.StringVar(&f.image, "image", "", "image of runs that name none (default "+manager.DefaultImage+")")
+	flags.BoolVar(&f.readOnly, "read-only", false, "offer only tools that change nothing")
+	flags.StringSliceVar(&f.toolsets, "toolsets", nil, "offer only these toolsets: runs, exec, files (default all)")
+	sandboxFlag(cmd, &f.sandbox)
+	_ = cmd.MarkFlagDirname("workspace-root")
+	return cmd
+}
+
+func (a *app) serve(ctx context.Context, f serveFlags) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	// A client that is gone shows as a failed write, which ends the session in
+	// good order; the signal would end the process at once.
+	signal.Ignore(syscall.SIGPIPE)
+
+	// First of all, before anything could print.
+	protocol := os.Stdout
+	if f.listen == "" {
+		var err error
+		if protocol, err = takeStdout(); err != nil {
+			return err
+		}
+		defer protocol.Close()
+	}
+	opts, err := a.serveOptions(f)
+	if err != nil {
+		return err
+	}
+	runs := openInBackground(opts)
+	defer func() {
+		if err := runs.close(); err != nil {
+			opts.Logger.Warn("closing the manager failed", zap.Error(err))
+		}
+	}()
+	server, err := newServer(runs, opts.Logger, f)
+	if err != nil {
+		return err
+	}
+	if f.listen != "" {
+		return a.serveHTTP(ctx, server, f)
+	}
+	if err := onlyStdio(f); err != nil {
+		return err
+	}
+	if terminal.Is(a.in) {
+		a.say("drawbridge: an MCP client is expected on standard input; `drawbridge demo` shows one at work, `drawbridge --help` the commands for people")
+	}
+	return server.ServeStdio(ctx, a.in, protocol)
+}
+
+// onlyStdio refuses flags that mean something over HTTP only.
+func onlyStdio(f serveFlags) error {
+	for flag, set := range map[string]bool{
+		"--token-file": f.tokenFile != "", "--allowed-origin": len(f.origins) > 0, "--allowed-host": len(f.hosts) > 0,
+	} {
+		if set {
+			return usagef("add --listen, e.g. --listen 127.0.0.1:7433", "%s has no meaning on stdio", flag)
+		}
+	}
+	return nil
+}
+
+// newServer puts the tools on an MCP server.
+func newServer(runs *opening, log *zap.Logger, f serveFlags) (*mcpserver.Server, error) {
+	deps := tools.Deps{Manager: runs.get}
+	offered := tools.Inventory(deps)
+	if len(f.toolsets) > 0 {
+		var err error
+		if offered, err = tools.Toolsets(offered, f.toolsets); err != nil {
+			return nil, usagef("see `drawbridge serve --help`", "%v", err)
+		}
+	}
+	if f.readOnly {
+		offered = tools.ReadOnly(offered)
+	}
+	if len(offered) == 0 {
+		return nil, usagef("leave out --read-only or name more toolsets", "no tool is left to offer")
+	}
+	return mcpserver.New(mcpserver.Config{
+		Name:              "drawbridge",
+		Version:           buildVersion().Version,
+		Instructions:      tools.Instructions(),
+		Tools:             tools.ServerTools(offered),
+		ResourceTemplates: tools.ResourceTemplates(deps),
+		Logger:            log,
+	}), nil
+}
+
+func (a *app) serveHTTP(ctx context.Context, server *mcpserver.Server, f serveFlags) error {
+	options := mcpserver.HTTPOptions{AllowedOrigins: f.origins, AllowedHosts: f.hosts}
+	if f.tokenFile != "" {
+		var err error
+		if options.Token, err = mcpserver.LoadToken(f.tokenFile); err != nil {
+			return err
+		}
+	}
+	listener, err := mcpserver.Listen(ctx, f.listen, options.Token)
+	if err != nil {
+		return err
+	}
+	a.say("drawbridge: serving MCP on http://%s/mcp, and for older clients on http://%[1]s/sse", hostPort(listener.Addr()))
+	return server.Serve(ctx, listener, options)
+}
+
+// hostPort writes an address as a client on this machine would use it.
+func hostPort(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if ok && tcp.IP.IsUnspecified() {
+		return fmt.Sprintf("127.0.0.1:%d", tcp.Port)
+	}
+	return addr.String()
+}
+
+// serveOptions turns the flags into what the manager takes. What is wrong with
+// them shows here, before a client is answered.
+func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
+	opts, err := a.managerOptions()
+	if err != nil {
+		return opts, err
+	}
+	if f.maxRuns < 1 {
+		return opts, usagef("give 1 or more", "--max-runs %d leaves no run", f.maxRuns)
+	}
+	if f.maxCPUs < 0 {
+		return opts, usagef("give a number of cores", "--max-cpus %v is negative", f.maxCPUs)
+	}
+	if opts.MaxMemoryBytes, err = parseBytes("--max-memory", f.maxMemory); err != nil {
+		return opts, err
+	}
+	if opts.NoSandbox, err = parseSandbox(f.sandbox); err != nil {
+		return opts, err
+	}
+	if opts.WorkspaceRoots, err = a.workspaceRoots(f.roots); err != nil {
+		return opts, err
+	}
+	opts.MaxLiveRuns, opts.MaxCPUs = f.maxRuns, f.maxCPUs
+	opts.AllowOpenNetwork, opts.DefaultImage = f.openNet, f.image
+	return opts, nil
+}
+
+// workspaceRoots returns the roots, by default the current directory. Desktop
+// applications start servers in the root directory, which nobody has chosen: then
+// no directory of the host may be a workspace.
+func (a *app) workspaceRoots(named []string) ([]string, error) {
+	for _, root := range named {
+		info, err := os.Stat(root)
+		if err == nil && !info.IsDir() {
+			err = fmt.Errorf("%s is not a directory", root)
+		}
+		if err != nil {
+			return nil, usagef("name an existing directory", "use --workspace-root %s: %v", root, err)
+		}
+	}
+	if len(named) > 0 {
+		return named, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("find the current directory: %w; name a --workspace-root", err)
+	}
+	if filepath.Clean(dir) != string(filepath.Separator) {
+		return []string{dir}, nil
+	}
+	home, err := a.homeDir()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return nil, fmt.Errorf("make the home %s: %w", home, err)
+	}
+	a.say("drawbridge: started in /, so no directory of this machine may be a workspace; " +
+		"name one with --workspace-root")
+	// Drawbridge's own home is never a workspace, nor is anything below it.
+	return []string{home}, nil
+}

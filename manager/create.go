@@ -1,0 +1,231 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// creation is one Create under way: what has been decided and what has been
+// acquired. It has one owner.
+type creation struct {
+	opts     Options
+	row      storage.RunRow
+	spec     runtime.Spec
+	driver   runtime.Runtime
+	releases releaseStack
+	existing *storage.RunRow // found under the idempotency key: nothing is created
+}
+
+// createSteps is what Create does, in order. A step acquires at most one thing
+// and pushes its release. The row comes first, so that whatever a crash leaves
+// behind belongs to a run that the next Manager finds unfinished and undoes.
+var createSteps = []struct {
+	name string
+	do   func(*Manager, context.Context, *creation) error
+}{
+	{"record the run", (*Manager).recordRun},
+	{"make the run's directory", (*Manager).makeDirectory},
+	{"make the sandbox", (*Manager).makeSandbox},
+	{"publish the run", (*Manager).publishRun},
+}
+
+// Create makes a run in StateCreated: its sandbox exists and its command has
+// not been started. On error nothing is left behind. With an idempotency key, a
+// repeated call returns the run of the first one with Replayed set.
+func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
+	row, spec, err := m.plan(opts)
+	if err != nil {
+		return nil, wrapf(err, "create a run")
+	}
+	c := &creation{opts: opts, row: row, spec: spec}
+	if c.driver, err = m.drivers.get(runtime.Type(row.Runtime)); err != nil {
+		return nil, wrapf(err, "create a run")
+	}
+	release, _ := m.claim(row.ID) // a new ID: nobody else has it
+	defer release()
+	for _, step := range createSteps {
+		if err := m.step("create: " + step.name); err != nil {
+			return nil, m.undo(ctx, c, step.name, err)
+		}
+		if err := step.do(m, ctx, c); err != nil {
+			return nil, m.undo(ctx, c, step.name, err)
+		}
+		if c.existing != nil {
+			return m.replayed(ctx, *c.existing)
+		}
+	}
+	c.releases.keep()
+	m.log.Info("run created", zap.String("run", c.row.ID), zap.String("name", c.row.Name), zap.String("isolation", c.row.Isolation))
+	return m.snapshot(&c.row)
+}
+
+func (m *Manager) undo(ctx context.Context, c *creation, step string, cause error) error {
+	if err := c.releases.unwind(ctx); err != nil {
+		// The row is still there and says that the run is unfinished: the
+		// next sweep tries again.
+		m.log.Warn("undoing a failed create left something behind", zap.String("run", c.row.ID), zap.Error(err))
+	}
+	return wrapf(cause, "create a run: %s", step)
+}
+
+// replayed waits for the run that an earlier call with the same idempotency key
+// made, or is still making, and returns it.
+func (m *Manager) replayed(ctx context.Context, row storage.RunRow) (*Run, error) {
+	var err error
+	for !row.Ready {
+		if err = sleep(ctx, pollInterval); err != nil {
+			return nil, wrapf(err, "wait for %s, which an earlier call is creating", row.ID)
+		}
+		if row, err = m.row(ctx, row.ID); err != nil {
+			return nil, failf(CodeUnknownResult, "call again", "the earlier call with this idempotency key failed while this one waited for it")
+		}
+	}
+	run, err := m.snapshot(&row)
+	if err != nil {
+		return nil, err
+	}
+	run.Replayed = true
+	return run, nil
+}
+
+func (m *Manager) recordRun(ctx context.Context, c *creation) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	var key *storage.Key
+	if c.opts.IdempotencyKey != "" {
+		key = &storage.Key{Op: "create_run", Key: c.opts.IdempotencyKey, ArgsHash: createHash(c.opts)}
+	}
+	generated := c.row.Name == ""
+	for try := 0; ; try++ {
+		if generated {
+			c.row.Name = generateName()
+		}
+		if generated && try >= 3 {
+			c.row.Name = withSuffix(c.row.Name)
+		}
+		existing, err := m.store.InsertRun(ctx, c.row, storage.Insertion{
+			Key:    key,
+			Quota:  storage.Quota{MaxLive: m.opts.MaxLiveRuns, MaxMemory: m.opts.MaxMemoryBytes, MaxCPUs: m.opts.MaxCPUs},
+			Holder: m.holder.ID(),
+			Lease:  leaseTTL,
+		})
+		if errors.Is(err, storage.ErrNameTaken) && generated && try < 10 {
+			continue
+		}
+		if err != nil {
+			return insertError(err, c.row.Name)
+		}
+		c.existing = existing
+		break
+	}
+	if c.existing == nil {
+		c.releases.push("the run's row", func(ctx context.Context) error { return m.store.DeleteRun(ctx, c.row.ID) })
+	}
+	return nil
+}
+
+// createHash covers what makes two creates the same request. Progress is not
+// part of it.
+func createHash(opts Options) string {
+	opts.Progress, opts.IdempotencyKey = nil, ""
+	return argsHash(struct {
+		Name, Workspace, Image, Runtime, Network string
+		Cmd, Env                                 []string
+		Keep, Interactive, TTY                   bool
+		Rows, Cols                               uint16
+		Timeout, Grace                           time.Duration
+		Memory, Pids                             int64
+		CPUs                                     float64
+		Ports                                    map[string]int
+	}{
+		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
+		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
+		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports,
+	})
+}
+
+func insertError(err error, name string) error {
+	var quota *storage.QuotaError
+	switch {
+	case errors.As(err, &quota):
+		return &Error{Code: CodeQuota, Message: quota.Error(), Retryable: true, cause: err,
+			Next: "wait for a run to end, stop or destroy one, or ask the person who runs the server to raise the limit (`drawbridge serve --help` shows the flags)"}
+	case errors.Is(err, storage.ErrNameTaken):
+		return &Error{Code: CodeConflict, Message: fmt.Sprintf("a live run is already named %q", name), cause: err,
+			Next: "choose another name, or destroy that run"}
+	case errors.Is(err, storage.ErrKeyReused):
+		return &Error{Code: CodeConflict, Message: "this idempotency key was used for a call with other arguments", cause: err,
+			Next: "use a new key for a new request"}
+	}
+	return err
+}
+
+func (m *Manager) makeDirectory(_ context.Context, c *creation) error {
+	store := m.store.RunStore(c.row.ID)
+	c.releases.push("the run's directory", func(context.Context) error { return m.removeDirectory(c.driver, c.row.ID) })
+	if err := store.Create(m.opts.LogLimitBytes); err != nil {
+		return err
+	}
+	c.spec.Dir, c.spec.LogDir = filepath.Join(store.Dir(), "sandbox"), store.LogsDir()
+	if err := os.Mkdir(c.spec.Dir, 0o700); err != nil {
+		return err
+	}
+	if c.opts.Workspace == "" && os.Geteuid() == 0 {
+		// A workspace of root's would have to be mapped to the sandbox's
+		// user; this one is nobody's yet.
+		return os.Chown(store.WorkspaceDir(), workspaceOwner, workspaceOwner)
+	}
+	return nil
+}
+
+// workspaceOwner is the user and group that a workspace belongs to which the
+// Manager makes as root: an ordinary one, so that the run is not root inside.
+const workspaceOwner = 1000
+
+func (m *Manager) makeSandbox(ctx context.Context, c *creation) error {
+	handle, err := c.driver.Create(ctx, c.spec)
+	if errors.Is(err, runtime.ErrImageMissing) {
+		if err := m.pullImage(ctx, c.driver, c.opts, c.spec.Image); err != nil {
+			return wrapf(err, "get the image %s", c.spec.Image)
+		}
+		handle, err = c.driver.Create(ctx, c.spec)
+	}
+	if err != nil {
+		return err
+	}
+	c.row.Handle = handle
+	c.releases.push("the sandbox", func(ctx context.Context) error { return c.driver.Remove(ctx, handle) })
+	return nil
+}
+
+func (m *Manager) publishRun(ctx context.Context, c *creation) error {
+	status, err := c.driver.Recover(ctx, c.row.Handle)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	row, err := m.store.ChangeRun(ctx, c.row.ID, []string{string(StateCreated)}, func(row *storage.RunRow) {
+		row.Ready = true
+		row.Handle = c.row.Handle
+		row.BackendID = status.BackendID
+		row.Isolation = string(status.Isolation)
+		row.IsolationNote = status.Note
+		row.Meta = encode(meta{LogsInPlace: status.LogsInPlace})
+	})
+	if err != nil {
+		return err
+	}
+	c.row = row
+	// A run that has not been started needs no supervisor.
+	return m.store.ReleaseLease(ctx, row.ID, m.holder.ID())
+}

@@ -1,0 +1,100 @@
+package manager
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// ManagerOptions configures a Manager. The zero value is a manager on the
+// default home and the runtime that Detect chooses.
+type ManagerOptions struct {
+	// NoSandbox decides on gVisor for Docker containers: nil uses it on
+	// Linux where the engine offers it and says so where it does not, false
+	// requires it, true refuses it.
+	NoSandbox *bool
+
+	// Home is where runs and the state database live. Empty is
+	// $DRAWBRIDGE_HOME, or else ~/.drawbridge.
+	Home string
+	// Runtime forces a driver. Empty is $DRAWBRIDGE_RUNTIME, or else the best
+	// that works here.
+	Runtime runtime.Type
+	// WorkspaceRoots are the directories below which a run's workspace must
+	// lie. Empty allows every directory that is not refused always: the
+	// home directory itself, the root, system directories and Home.
+	WorkspaceRoots []string
+	// AllowOpenNetwork lets a run be created with Network "open".
+	AllowOpenNetwork bool
+	// MaxLiveRuns bounds the runs that are not stopped or failed; zero is
+	// DefaultMaxLiveRuns.
+	MaxLiveRuns int
+	// MaxMemoryBytes and MaxCPUs bound the sum over live runs; zero does
+	// not bound it.
+	MaxMemoryBytes int64
+	MaxCPUs        float64
+	// DefaultImage is used by runs that name none; empty is DefaultImage.
+	DefaultImage string
+	// LogLimitBytes bounds the log of one run; zero is 64 MiB.
+	LogLimitBytes int64
+	// GuestDir is where the guest programs are; empty is beside the running
+	// executable.
+	GuestDir string
+	// Logger receives events for the maintainer; nil discards them.
+	Logger *zap.Logger
+}
+
+// Limits of a Manager and of what callers may ask of it.
+const (
+	DefaultMaxLiveRuns = 16
+	// DefaultImage is small, official and has what most commands need.
+	DefaultImage = "debian:bookworm-slim"
+	// DefaultStopGrace is the time between the request to end and the kill.
+	DefaultStopGrace = runtime.DefaultStopGrace
+	// MaxTimeout bounds a run's deadline: longer is a mistake in the unit.
+	MaxTimeout = 30 * 24 * time.Hour
+	// MaxFileBytes bounds one ReadFile or WriteFile.
+	MaxFileBytes = 4 << 20
+)
+
+// Options configures a new run.
+type Options struct {
+	Name          string         // explicit name; empty generates one
+	Workspace     string         // host directory; empty makes a fresh one that goes away with the run
+	Grants        []string       // rights to use credentials
+	Cmd           []string       // command to run; empty is /bin/bash
+	Config        *config.Config // optional moat.yaml
+	Env           []string       // KEY=VALUE
+	Rebuild       bool           // build the image again
+	KeepContainer bool           // keep the sandbox after the run has ended, until Destroy
+	Interactive   bool           // keep standard input open
+
+	TTY            bool
+	Rows, Cols     uint16
+	Image          string
+	Runtime        runtime.Type // empty is the manager's
+	Network        runtime.NetworkMode
+	Timeout        time.Duration // from start; zero is none
+	StopGrace      time.Duration // between SIGTERM and SIGKILL; zero is DefaultStopGrace
+	MemoryBytes    int64
+	CPUs           float64
+	PidsLimit      int64
+	Ports          map[string]int // endpoint name to port in the sandbox
+	IdempotencyKey string         // a retry with the same key returns the same run
+	// Progress, if set, is told what Create is doing, e.g. pulling an image.
+	// It is called from Create's own goroutine.
+	Progress func(message string)
+}
+
+// StartOptions configures a start.
+type StartOptions struct {
+	// Rows and Cols set the terminal's size where the run has one.
+	Rows, Cols uint16
+	// IdempotencyKey makes a retry of the same start succeed.
+	IdempotencyKey string
+
+	waitAttach bool
+}

@@ -1,0 +1,229 @@
+package manager
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+var errNotDirectory = errors.New("not a directory")
+
+// Limits on what one run may ask for. They keep a mistake from becoming an
+// engine's error message, and a hostile caller from filling the database.
+const (
+	maxCommandBytes = 128 << 10 // the kernel's own limit for one argument
+	maxEnvEntries   = 512
+	maxEnvBytes     = 256 << 10
+	maxPorts        = 32
+	minMemoryBytes  = 16 << 20 // less does not start a process in a sandbox
+	maxPidsLimit    = 32768
+	maxKeyBytes     = 256
+	maxStopGrace    = 10 * time.Minute
+)
+
+// plan checks options and turns them into the row of a new run and the parts of
+// its runtime spec that do not depend on anything acquired. It changes nothing.
+func (m *Manager) plan(opts Options) (storage.RunRow, runtime.Spec, error) {
+	fail := func(err error) (storage.RunRow, runtime.Spec, error) { return storage.RunRow{}, runtime.Spec{}, err }
+	if err := errors.Join(checkFeatures(opts), m.checkNetwork(opts)); err != nil {
+		return fail(err)
+	}
+	if err := checkLimits(opts); err != nil {
+		return fail(err)
+	}
+	if opts.Name != "" {
+		if err := validateName(opts.Name); err != nil {
+			return fail(failf(CodeInvalidArgument, "", "use the name %q: %v", opts.Name, err))
+		}
+	}
+	kind := opts.Runtime
+	if kind == "" {
+		kind = m.drivers.preferred()
+	}
+	if err := m.drivers.check(kind); err != nil {
+		return fail(err)
+	}
+	id := newRunID()
+	workspace := m.store.RunStore(id).WorkspaceDir()
+	owned := opts.Workspace == ""
+	if !owned {
+		var err error
+		if workspace, err = m.checkWorkspace(opts.Workspace); err != nil {
+			return fail(err)
+		}
+	}
+	opts = withOptionDefaults(opts, m.opts)
+	limits := runtime.Resources{MemoryBytes: opts.MemoryBytes, CPUs: opts.CPUs, PidsLimit: opts.PidsLimit}.WithDefaults()
+	tty := opts.TTY
+	row := storage.RunRow{
+		ID: id, Name: opts.Name, State: string(StateCreated),
+		Workspace: workspace, Image: opts.Image, Runtime: string(kind),
+		CreatedAt: time.Now(), Keep: opts.KeepContainer,
+		Interactive: opts.Interactive || tty, TTY: tty,
+		MemoryBytes: limits.MemoryBytes, CPUs: limits.CPUs,
+		Spec: encode(spec{
+			Command: opts.Cmd, Network: opts.Network, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
+			PidsLimit: limits.PidsLimit, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
+		}),
+	}
+	return row, runtime.Spec{
+		ID: id, Home: runtime.HomeHash(m.opts.Home),
+		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: opts.Cmd, Env: opts.Env, Workspace: workspace,
+		Ports: portConfigs(opts.Ports), Network: opts.Network, Resources: limits,
+		Timeout: opts.Timeout, Grace: opts.StopGrace,
+		Interactive: row.Interactive, TTY: tty, Rows: opts.Rows, Cols: opts.Cols,
+	}, nil
+}
+
+func withOptionDefaults(opts Options, m ManagerOptions) Options {
+	if len(opts.Cmd) == 0 {
+		opts.Cmd = []string{"/bin/bash"}
+	}
+	if opts.Image == "" {
+		opts.Image = m.DefaultImage
+	}
+	if opts.Network == "" {
+		opts.Network = runtime.NetworkNone
+	}
+	if opts.StopGrace == 0 {
+		opts.StopGrace = DefaultStopGrace
+	}
+	return opts
+}
+
+// checkFeatures refuses options whose feature this build does not have, rather
+// than ignoring them.
+func checkFeatures(opts Options) error {
+	for _, option := range []struct {
+		name string
+		set  bool
+	}{
+		{"grants", len(opts.Grants) > 0},
+		{"a moat.yaml configuration", opts.Config != nil},
+		{"rebuilding an image", opts.Rebuild},
+	} {
+		if option.set {
+			return failf(CodeUnsupported, "leave it out", "this build does not support %s", option.name)
+		}
+	}
+	return nil
+}
+
+func (m *Manager) checkNetwork(opts Options) error {
+	switch opts.Network {
+	case "", runtime.NetworkNone:
+	case runtime.NetworkOpen:
+		if !m.opts.AllowOpenNetwork {
+			return failf(CodePolicyDenied,
+				"use network none, or ask the person who runs the server to start it with `drawbridge serve --allow-open-network`",
+				"network open is not allowed here")
+		}
+	default:
+		return failf(CodeInvalidArgument, "use none or open", "unknown network %q", opts.Network)
+	}
+	if len(opts.Ports) > 0 && opts.Network != runtime.NetworkOpen {
+		return failf(CodeUnsupported, "use network open", "ports cannot be published from a run without a network")
+	}
+	return nil
+}
+
+func checkLimits(opts Options) error {
+	size := 0
+	for _, arg := range opts.Cmd {
+		size += len(arg)
+		if strings.ContainsRune(arg, 0) {
+			return failf(CodeInvalidArgument, "", "the command contains a NUL byte")
+		}
+	}
+	if len(opts.Cmd) > 0 && opts.Cmd[0] == "" {
+		return failf(CodeInvalidArgument, "", "the command's first element is empty")
+	}
+	if size > maxCommandBytes {
+		return failf(CodeInvalidArgument, "write a script into the workspace and run that", "the command has %d bytes, the limit is %d", size, maxCommandBytes)
+	}
+	for _, limit := range []struct {
+		name      string
+		value     float64
+		low, high float64
+		unit      string
+	}{
+		{"timeout", opts.Timeout.Seconds(), 0, MaxTimeout.Seconds(), "seconds"},
+		{"stop grace", opts.StopGrace.Seconds(), 0, maxStopGrace.Seconds(), "seconds"},
+		{"memory", float64(opts.MemoryBytes), minMemoryBytes, 1 << 50, "bytes"},
+		{"cpus", opts.CPUs, 0.01, 4096, "cores"},
+		{"pids limit", float64(opts.PidsLimit), 1, maxPidsLimit, "processes"},
+		{"number of ports", float64(len(opts.Ports)), 0, maxPorts, "ports"},
+		{"length of the idempotency key", float64(len(opts.IdempotencyKey)), 0, maxKeyBytes, "bytes"},
+	} {
+		if limit.value != 0 && (limit.value < limit.low || limit.value > limit.high) {
+			return failf(CodeInvalidArgument, fmt.Sprintf("choose from %v to %v", limit.low, limit.high), "the %s of %v %s is out of range", limit.name, limit.value, limit.unit)
+		}
+	}
+	for name, port := range opts.Ports {
+		if name == "" || port < 1 || port > 65535 {
+			return failf(CodeInvalidArgument, "name each port and choose from 1 to 65535", "port %q: %d is not usable", name, port)
+		}
+	}
+	return checkEnv(opts.Env)
+}
+
+func checkEnv(env []string) error {
+	size := 0
+	for _, entry := range env {
+		size += len(entry)
+		key, _, ok := strings.Cut(entry, "=")
+		if !ok || key == "" || strings.ContainsAny(key, " \t\n") || strings.ContainsRune(entry, 0) {
+			return failf(CodeInvalidArgument, "write KEY=VALUE", "the environment entry for %q is not usable", key)
+		}
+	}
+	if len(env) > maxEnvEntries || size > maxEnvBytes {
+		return failf(CodeInvalidArgument, "pass large data in a file of the workspace",
+			"the environment has %d entries and %d bytes, the limits are %d and %d", len(env), size, maxEnvEntries, maxEnvBytes)
+	}
+	return nil
+}
+
+func portConfigs(ports map[string]int) []runtime.PortConfig {
+	var list []runtime.PortConfig
+	for name, port := range ports {
+		list = append(list, runtime.PortConfig{Name: name, ContainerPort: port})
+	}
+	slices.SortFunc(list, func(a, b runtime.PortConfig) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// argsHash identifies the arguments of a call, so that a reused idempotency key
+// is told from a retry.
+func argsHash(args any) string {
+	data, err := json.Marshal(args)
+	if err != nil {
+		panic(fmt.Sprintf("marshal %T: %v", args, err))
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}
+
+// pullImage fetches the image that a driver does not have.
+func (m *Manager) pullImage(ctx context.Context, driver runtime.Runtime, opts Options, ref string) error {
+	images, ok := driver.(runtime.ImageManager)
+	if !ok {
+		return failf(CodeImageMissing, "", "the runtime %s has no image %s and cannot fetch images", driver.Type(), ref)
+	}
+	report := opts.Progress
+	if report == nil {
+		report = func(string) {}
+	}
+	report("pulling the image " + ref)
+	return images.Pull(ctx, ref, func(p runtime.PullProgress) {
+		report(strings.TrimSpace(fmt.Sprintf("pulling %s: %s %s", ref, p.Status, p.Layer)))
+	})
+}

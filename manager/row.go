@@ -1,0 +1,113 @@
+package manager
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// spec is the part of a run that never changes after Create, as it is stored.
+type spec struct {
+	Command    []string            `json:"command"`
+	Network    runtime.NetworkMode `json:"network"`
+	Ports      map[string]int      `json:"ports,omitempty"`
+	Timeout    time.Duration       `json:"timeout,omitempty"`
+	Grace      time.Duration       `json:"grace"`
+	PidsLimit  int64               `json:"pids_limit"`
+	Rows       uint16              `json:"rows,omitempty"`
+	Cols       uint16              `json:"cols,omitempty"`
+	OwnedSpace bool                `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
+}
+
+// meta is the part of a run that changes and that no query needs, as it is
+// stored.
+type meta struct {
+	HostPorts map[string]int `json:"host_ports,omitempty"`
+	// Unconfirmed says why State may be out of date; empty if it is not.
+	Unconfirmed string `json:"unconfirmed,omitempty"`
+	LogsInPlace bool   `json:"logs_in_place,omitempty"`
+}
+
+// decode reads the JSON of one of the two documents above, which only this
+// package writes.
+func decode[T any](data []byte, what, id string) (T, error) {
+	var v T
+	if len(data) == 0 {
+		return v, nil
+	}
+	if err := json.Unmarshal(data, &v); err != nil {
+		return v, fmt.Errorf("read the stored %s of %s: %w", what, id, err)
+	}
+	return v, nil
+}
+
+// encode is the inverse of decode. The two documents consist of strings and
+// numbers, which always marshal.
+func encode(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(fmt.Sprintf("marshal %T: %v", v, err))
+	}
+	return data
+}
+
+// changeMeta applies change to the meta document of a row.
+func changeMeta(row *storage.RunRow, change func(*meta)) error {
+	m, err := decode[meta](row.Meta, "metadata", row.ID)
+	if err != nil {
+		return err
+	}
+	change(&m)
+	row.Meta = encode(m)
+	return nil
+}
+
+// snapshot turns a stored row into the Run that callers get.
+func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
+	sp, err := decode[spec](row.Spec, "specification", row.ID)
+	if err != nil {
+		return nil, err
+	}
+	mt, err := decode[meta](row.Meta, "metadata", row.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &Run{
+		ID:             row.ID,
+		Name:           row.Name,
+		Workspace:      row.Workspace,
+		Image:          row.Image,
+		Ports:          sp.Ports,
+		HostPorts:      mt.HostPorts,
+		State:          State(row.State),
+		ContainerID:    row.BackendID,
+		KeepContainer:  row.Keep,
+		Interactive:    row.Interactive,
+		CreatedAt:      row.CreatedAt,
+		StartedAt:      row.StartedAt,
+		StoppedAt:      row.StoppedAt,
+		Error:          row.Error,
+		Command:        sp.Command,
+		Runtime:        runtime.Type(row.Runtime),
+		Isolation:      runtime.Isolation(row.Isolation),
+		IsolationNote:  row.IsolationNote,
+		Network:        sp.Network,
+		TTY:            row.TTY,
+		Timeout:        sp.Timeout,
+		Deadline:       row.Deadline,
+		MemoryBytes:    row.MemoryBytes,
+		CPUs:           row.CPUs,
+		PidsLimit:      sp.PidsLimit,
+		ExitCode:       row.ExitCode,
+		Signal:         signalName(row.Signal),
+		OOMKilled:      row.OOMKilled,
+		EndReason:      EndReason(row.EndReason),
+		StateConfirmed: mt.Unconfirmed == "",
+		StateNote:      mt.Unconfirmed,
+		Store:          m.store.RunStore(row.ID),
+		store:          m.store,
+	}, nil
+}

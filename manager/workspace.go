@@ -1,0 +1,92 @@
+package manager
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// systemDirs are never a workspace, nor is anything that contains one of them:
+// a sandbox that can write there is not a sandbox.
+var systemDirs = []string{
+	"/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr",
+	"/var/run", "/var/lib/docker", "/var/lib/containerd",
+	"/System", "/Library", "/private/etc",
+}
+
+// resolveDir returns the absolute path of an existing directory with all
+// symbolic links resolved.
+func resolveDir(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	resolved, err := filepath.EvalSymlinks(abs)
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(resolved)
+	if err != nil {
+		return "", err
+	}
+	if !info.IsDir() {
+		return "", &os.PathError{Op: "open", Path: path, Err: errNotDirectory}
+	}
+	return resolved, nil
+}
+
+// checkWorkspace resolves a workspace that a caller asks for and refuses it
+// unless it lies under an allowed root and holds nothing that no sandbox may
+// write. The decision is about the resolved path, which is also the path that
+// gets mounted.
+func (m *Manager) checkWorkspace(path string) (string, error) {
+	resolved, err := resolveDir(path)
+	if err != nil {
+		return "", failf(CodeInvalidArgument, "name an existing directory", "use the workspace %s: %v", path, err)
+	}
+	if reason := m.neverWorkspace(resolved); reason != "" {
+		return "", failf(CodePolicyDenied, "name a project directory", "use the workspace %s: %s is never a workspace", path, reason)
+	}
+	if len(m.opts.WorkspaceRoots) == 0 || slices.ContainsFunc(m.opts.WorkspaceRoots, func(root string) bool { return within(root, resolved) }) {
+		return resolved, nil
+	}
+	return "", failf(CodePolicyDenied,
+		"name a directory below an allowed root, or ask the person who runs the server to add `--workspace-root "+resolved+"` to `drawbridge serve`",
+		"use the workspace %s: it lies outside the allowed roots (%s)", path, strings.Join(m.opts.WorkspaceRoots, ", "))
+}
+
+// neverWorkspace says what is wrong with a resolved directory, or nothing.
+func (m *Manager) neverWorkspace(dir string) string {
+	if dir == "/" {
+		return "the root directory"
+	}
+	if user, err := os.UserHomeDir(); err == nil {
+		if resolved, err := filepath.EvalSymlinks(user); err == nil && within(dir, resolved) {
+			return "the home directory, or a directory that contains it,"
+		}
+	}
+	home := m.opts.Home
+	if resolved, err := filepath.EvalSymlinks(home); err == nil {
+		home = resolved
+	}
+	if within(dir, home) || within(home, dir) {
+		return "Drawbridge's own home"
+	}
+	for _, system := range systemDirs {
+		if resolved, err := filepath.EvalSymlinks(system); err == nil {
+			system = resolved
+		}
+		if within(system, dir) || within(dir, system) {
+			return "a system directory"
+		}
+	}
+	return ""
+}
+
+// within reports whether path is dir or lies below it. Both are clean and
+// absolute.
+func within(dir, path string) bool {
+	rel, err := filepath.Rel(dir, path)
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}

@@ -1,0 +1,27 @@
+package mcpserver_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/mark3labs/mcp-go/mcp"
+	"github.com/mark3labs/mcp-go/server"
+
+	"github.com/drawbridge-mcp/drawbridge/mcpserver"
+)
+
+func ExampleServer_ServeStdio() {
+	srv := mcpserver.New(mcpserver.Config{Name: "example", Version: "1", Tools: []server.ServerTool{{
+		Tool: mcp.NewTool("hello", mcp.WithDescription("Says hello")),
+		Handler: func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
+			return mcp.NewToolResultText("hello"), nil
+		},
+	}}})
+	in := strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"ping"}`)
+	if err := srv.ServeStdio(context.Background(), in, os.Stdout); err != nil {
+		fmt.Println(err)
+	}
+	// Output: {"jsonrpc":"2.0","id":1,"result":{}}
+}

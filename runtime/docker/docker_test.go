@@ -1,0 +1,176 @@
+//go:build unix
+
+package docker
+
+import (
+	"context"
+	"flag"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
+)
+
+// TestMain lets more tests run at a time than there are processors: they wait for
+// the engine most of the time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
+
+func conform(t *testing.T, options Options) {
+	runtimetest.Run(t, runtimetest.Harness{
+		New: func(t testing.TB) runtime.Runtime {
+			return newDriver(t, options)
+		},
+		Image: runtimetest.Image,
+		Hang: func(t testing.TB) (runtime.Runtime, func()) {
+			proxy := newProxy(t)
+			through := options
+			through.Host, through.CallTimeout = "unix://"+proxy.path, time.Second
+			return newDriver(t, through), proxy.hang
+		},
+	})
+}
+
+func newDriver(t testing.TB, options Options) *Driver {
+	t.Helper()
+	options.GuestDir = runtimetest.GuestDir(t)
+	d, err := New(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+var no = false
+
+func TestConformanceDirect(t *testing.T) {
+	t.Parallel()
+	conform(t, Options{Sandbox: &no})
+}
+
+func TestConformanceEngineStreams(t *testing.T) {
+	t.Parallel()
+	conform(t, Options{Sandbox: &no, EngineStreams: true})
+}
+
+func TestConformanceGVisor(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t, Options{})
+	defer d.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	can, err := d.Capabilities(ctx)
+	if err != nil {
+		runtimetest.Missing(t, "no Docker engine: %v", err)
+	}
+	if can.Isolation != runtime.IsolationGVisor {
+		// A feature of the engine, which a pipeline need not have.
+		t.Skip("this Docker engine does not offer gVisor")
+	}
+	required := true
+	conform(t, Options{Sandbox: &required})
+}
+
+// proxy passes connections on to the engine until it hangs; then it takes them
+// and answers nothing, also in the middle of an answer.
+type proxy struct {
+	path     string
+	listener net.Listener
+	hung     chan struct{}
+	once     sync.Once
+	serving  sync.WaitGroup
+
+	mu    sync.Mutex // guards conns
+	conns []net.Conn
+}
+
+func newProxy(t testing.TB) *proxy {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "proxy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{path: filepath.Join(dir, "docker.sock"), hung: make(chan struct{})}
+	if p.listener, err = net.Listen("unix", p.path); err != nil {
+		t.Fatal(err)
+	}
+	p.serving.Go(p.serve)
+	t.Cleanup(func() {
+		p.hang()
+		p.close()
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return p
+}
+
+func (p *proxy) hang() { p.once.Do(func() { close(p.hung) }) }
+
+func (p *proxy) close() {
+	_ = p.listener.Close()
+	p.mu.Lock()
+	for _, conn := range p.conns {
+		_ = conn.Close()
+	}
+	p.mu.Unlock()
+	p.serving.Wait()
+}
+
+func (p *proxy) keep(conn net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conns = append(p.conns, conn)
+}
+
+func (p *proxy) serve() {
+	for {
+		conn, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.keep(conn)
+		engine, err := net.Dial("unix", "/var/run/docker.sock")
+		if err != nil {
+			continue
+		}
+		p.keep(engine)
+		p.serving.Go(func() { p.pass(engine, conn) })
+		p.serving.Go(func() { p.pass(conn, engine) })
+	}
+}
+
+// pass copies until the proxy hangs.
+func (p *proxy) pass(to, from net.Conn) {
+	buffer := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buffer)
+		select {
+		case <-p.hung:
+			return
+		default:
+		}
+		if n > 0 {
+			if _, err := to.Write(buffer[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			if half, ok := to.(*net.UnixConn); ok && err == io.EOF {
+				_ = half.CloseWrite()
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,111 @@
+package docker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// mode is how the driver talks to the guest, see the package's documentation.
+type mode string
+
+const (
+	modeDirect mode = "direct"
+	modeEngine mode = "engine"
+)
+
+// handleVersion is the version of the handle's layout.
+const handleVersion = 1
+
+// handle is what a runtime.Handle of this driver holds.
+type handle struct {
+	V           int               `json:"v"`
+	ID          string            `json:"id"`             // of the container
+	Run         string            `json:"run"`            // ID of the run
+	Dir         string            `json:"dir,omitempty"`  // Spec.Dir
+	Logs        string            `json:"logs,omitempty"` // Spec.LogDir
+	Mode        mode              `json:"mode"`
+	Isolation   runtime.Isolation `json:"isolation"`
+	Note        string            `json:"note,omitempty"`
+	Mapped      string            `json:"mapped,omitempty"` // the workspace, where it is bound through a mount with mapped owners
+	TTY         bool              `json:"tty,omitempty"`
+	Interactive bool              `json:"interactive,omitempty"`
+	Ports       map[string]int    `json:"ports,omitempty"` // endpoint name to port in the sandbox
+}
+
+func (h *handle) encode() (runtime.Handle, error) {
+	h.V = handleVersion
+	data, err := json.Marshal(h)
+	if err != nil {
+		return nil, fmt.Errorf("encode the handle of %s: %w", h.Run, err)
+	}
+	return data, nil
+}
+
+func decodeHandle(data runtime.Handle) (*handle, error) {
+	var h handle
+	if err := json.Unmarshal(data, &h); err != nil {
+		return nil, fmt.Errorf("read the handle of a Docker sandbox: %w", err)
+	}
+	if h.V != handleVersion {
+		return nil, fmt.Errorf("read the handle of a Docker sandbox: its version is %d, not %d: %w; use the drawbridge that made it", h.V, handleVersion, runtime.ErrUnsupported)
+	}
+	if h.ID == "" || (h.Mode != modeDirect && h.Mode != modeEngine) {
+		return nil, errors.New("read the handle of a Docker sandbox: it names no container")
+	}
+	return &h, nil
+}
+
+// The files that the driver keeps in Spec.Dir.
+func (h *handle) socket() string    { return filepath.Join(h.Dir, "guest.sock") }
+func (h *handle) control() string   { return filepath.Join(h.Dir, "control.sock") }
+func (h *handle) status() string    { return filepath.Join(h.Dir, "status.json") }
+func (h *handle) order() string     { return filepath.Join(h.Dir, "start.json") }
+func (h *handle) lock() string      { return filepath.Join(h.Dir, "start.lock") }
+func (h *handle) begun() string     { return filepath.Join(h.Dir, "start.begun") }
+func (h *handle) saved() string     { return filepath.Join(h.Dir, "handle.json") }
+func (h *handle) workspace() string { return filepath.Join(h.Dir, workspaceMount) }
+
+// workspaceMount is where under Spec.Dir a workspace with mapped owners is
+// mounted while its sandbox starts.
+const workspaceMount = "workspace"
+
+// files lists what may be in Spec.Dir of the driver's.
+func (h *handle) files() []string {
+	return []string{h.socket(), h.control(), h.status(), h.order(), h.lock(), h.begun(), h.saved()}
+}
+
+// order is what Start has to know of the spec. It waits in a file that only the
+// owner reads, from Create until the command runs, because the environment may
+// hold what nobody else should see.
+type order struct {
+	Command     []string
+	Env         []string
+	TTY         bool
+	Interactive bool
+	Rows, Cols  uint16
+	Timeout     time.Duration
+	Grace       time.Duration
+	LogLimit    int64
+}
+
+// writeFile writes a file that only its owner reads, whole or not at all.
+func writeFile(path string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
+	}
+	fresh := path + ".new"
+	if err := os.WriteFile(fresh, data, 0o600); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(fresh))
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+package docker
+
+import (
+	"encoding/json"
+	"sync"
+)
+
+// The seccomp filter of every sandbox, as data in the form that the engine takes.
+// It is an allow-list: what is not named fails with EPERM. It differs from the
+// engine's own default, which is weaker the older the engine is, in these points:
+//
+//   - No set-user-ID or set-group-ID file can be made, by any call that takes a
+//     mode: such a file in the workspace would belong to the workspace's owner on
+//     the host.
+//   - Sockets are Unix, IPv4 and IPv6 with the usual protocols, and the routing
+//     socket that getifaddrs(3) uses. That shuts out vsock, the kernel's crypto
+//     API, netfilter and packet sockets.
+//   - No io_uring, userfaultfd, keyrings, modify_ldt, new name spaces or mounts.
+//   - Characters cannot be put into a terminal's input (TIOCSTI, TIOCLINUX).
+//   - Only the native system calls: 32-bit and x32 programs do not run, because
+//     they reach the same kernel by entries whose arguments a filter cannot see.
+//
+// Calls that libraries probe for and replace when they are absent fail with
+// ENOSYS, as on a kernel without them.
+
+// Actions and operators, in the words of the engine.
+const (
+	allow     = "SCMP_ACT_ALLOW"
+	refuse    = "SCMP_ACT_ERRNO"
+	equal     = "SCMP_CMP_EQ"
+	maskedEQ  = "SCMP_CMP_MASKED_EQ"
+	errnoPerm = 1
+	errnoSys  = 38
+)
+
+// Values of arguments, the same on all of Linux's architectures that the driver
+// knows.
+const (
+	modeSetID = 0o6000              // set-user-ID and set-group-ID
+	openMakes = 0o100 | 0o020000000 // O_CREAT and what O_TMPFILE adds to O_DIRECTORY: the open(2) flags with which a mode counts
+
+	familyUnix    = 1
+	familyIPv4    = 2
+	familyIPv6    = 10
+	familyNetlink = 16
+
+	// newSpaces are the CLONE_NEW* flags: mount, cgroup, UTS, IPC, user, PID
+	// and network name spaces.
+	newSpaces = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
+
+	ioctlTIOCSTI   = 0x5412
+	ioctlTIOCLINUX = 0x541c
+)
+
+type (
+	seccompProfile struct {
+		DefaultAction   string         `json:"defaultAction"`
+		DefaultErrnoRet uint           `json:"defaultErrnoRet"`
+		ArchMap         []seccompArch  `json:"archMap"`
+		Syscalls        []seccompCalls `json:"syscalls"`
+	}
+	seccompArch struct {
+		Architecture     string   `json:"architecture"`
+		SubArchitectures []string `json:"subArchitectures"`
+	}
+	seccompCalls struct {
+		Names    []string     `json:"names"`
+		Action   string       `json:"action"`
+		ErrnoRet *uint        `json:"errnoRet,omitempty"`
+		Args     []seccompArg `json:"args,omitempty"` // all must hold; further entries of the same name are alternatives
+	}
+	seccompArg struct {
+		Index    uint   `json:"index"`
+		Value    uint64 `json:"value"`
+		ValueTwo uint64 `json:"valueTwo"`
+		Op       string `json:"op"`
+	}
+)
+
+// seccompJSON returns the filter as the engine's option takes it.
+var seccompJSON = sync.OnceValues(func() (string, error) {
+	data, err := json.Marshal(seccompFilter())
+	return string(data), err
+})
+
+func seccompFilter() seccompProfile {
+	p := seccompProfile{
+		DefaultAction:   refuse,
+		DefaultErrnoRet: errnoPerm,
+		ArchMap: []seccompArch{
+			{Architecture: "SCMP_ARCH_X86_64", SubArchitectures: []string{}},
+			{Architecture: "SCMP_ARCH_AARCH64", SubArchitectures: []string{}},
+		},
+		Syscalls: []seccompCalls{{Names: allowedCalls, Action: allow}},
+	}
+	noSys := uint(errnoSys)
+	p.Syscalls = append(p.Syscalls, seccompCalls{Names: absentCalls, Action: refuse, ErrnoRet: &noSys})
+	p.allow("clone", none(0, newSpaces))
+	for _, value := range []uint64{0, 0x0008, 0x20000, 0x20008, 0xffffffff} {
+		// PER_LINUX, PER_LINUX32, each also with UNAME26, and the query.
+		p.allow("personality", is(0, value))
+	}
+	p.allowModes()
+	p.allowSockets()
+	p.allowIoctls()
+	return p
+}
+
+// allow adds one alternative under which a call is allowed.
+func (p *seccompProfile) allow(name string, args ...seccompArg) {
+	p.Syscalls = append(p.Syscalls, seccompCalls{Names: []string{name}, Action: allow, Args: args})
+}
+
+// is holds when an argument has a value.
+func is(index uint, value uint64) seccompArg {
+	return seccompArg{Index: index, Value: value, Op: equal}
+}
+
+// none holds when an argument has none of the bits.
+func none(index uint, bits uint64) seccompArg {
+	return masked(index, bits, 0)
+}
+
+// masked holds when those bits of an argument that are in mask have a value.
+func masked(index uint, mask, value uint64) seccompArg {
+	return seccompArg{Index: index, Value: mask, ValueTwo: value, Op: maskedEQ}
+}
+
+// allowModes allows the calls that take a mode, with modes that give nobody the
+// identity of a file's owner.
+func (p *seccompProfile) allowModes() {
+	for _, call := range []struct {
+		name string
+		mode uint // index of the argument
+	}{
+		{"chmod", 1}, {"fchmod", 1}, {"fchmodat", 2}, {"fchmodat2", 2},
+		{"creat", 1}, {"mknod", 1}, {"mknodat", 2}, {"open", 2}, {"openat", 3},
+	} {
+		p.allow(call.name, none(call.mode, modeSetID))
+	}
+	// Without these flags the mode is not an argument, and whatever is in its
+	// register must not matter.
+	p.allow("open", none(1, openMakes))
+	p.allow("openat", none(2, openMakes))
+}
+
+// allowSockets allows the families and protocols of ordinary programs.
+func (p *seccompProfile) allowSockets() {
+	p.allow("socket", is(0, familyUnix))
+	p.allow("socketpair", is(0, familyUnix))
+	p.allow("socket", is(0, familyNetlink), is(2, 0)) // NETLINK_ROUTE
+	const tcp, udp, icmp, icmpv6, mptcp = 6, 17, 1, 58, 262
+	for _, protocol := range []uint64{0, tcp, udp, icmp, mptcp} {
+		p.allow("socket", is(0, familyIPv4), is(2, protocol))
+	}
+	for _, protocol := range []uint64{0, tcp, udp, icmpv6, mptcp} {
+		p.allow("socket", is(0, familyIPv6), is(2, protocol))
+	}
+}
+
+// allowIoctls allows every ioctl but TIOCSTI and TIOCLINUX. The filter has no
+// "is not" for a part of an argument, and the kernel looks at the lower half of
+// this one only; so a request passes if any one bit is different from what both
+// have in common, or if it is one of the few others that share all of those bits.
+func (p *seccompProfile) allowIoctls() {
+	const bits = 32
+	differ := uint64(ioctlTIOCSTI ^ ioctlTIOCLINUX)
+	for bit := uint64(1); bit < 1<<bits; bit <<= 1 {
+		if bit&differ == 0 {
+			p.allow("ioctl", masked(1, bit, bit&^ioctlTIOCSTI))
+		}
+	}
+	for part := uint64(0); part <= differ; part++ {
+		request := ioctlTIOCSTI&^differ | part
+		if part&^differ == 0 && request != ioctlTIOCSTI && request != ioctlTIOCLINUX {
+			p.allow("ioctl", masked(1, 1<<bits-1, request))
+		}
+	}
+}
+
+// absentCalls are answered as on a kernel that does not have them, because
+// programs ask for them first and have another way: clone3 and openat2 hide what
+// they do behind a pointer, the others are what this sandbox does without.
+var absentCalls = []string{
+	"clone3", "openat2", "io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd", "listmount", "statmount",
+}
+
+// allowedCalls are allowed whatever their arguments. Names that a kernel or the
+// engine's library does not know are left out by the engine.
+var allowedCalls = []string{
+	"accept", "accept4", "access", "alarm", "arch_prctl", "bind", "brk", "cachestat", "capget", "capset",
+	"chdir", "chown", "clock_getres", "clock_gettime", "clock_nanosleep", "close", "close_range", "connect",
+	"copy_file_range", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait",
+	"epoll_pwait2", "epoll_wait", "eventfd", "eventfd2", "execve", "execveat", "exit", "exit_group",
+	"faccessat", "faccessat2", "fadvise64", "fallocate", "fchdir", "fchown", "fchownat", "fcntl", "fdatasync",
+	"fgetxattr", "flistxattr", "flock", "fork", "fremovexattr", "fsetxattr", "fstat", "fstatfs", "fsync",
+	"ftruncate", "futex", "futex_requeue", "futex_wait", "futex_waitv", "futex_wake", "futimesat",
+	"get_robust_list", "getcpu", "getcwd", "getdents", "getdents64", "getegid", "geteuid", "getgid",
+	"getgroups", "getitimer", "getpeername", "getpgid", "getpgrp", "getpid", "getppid", "getpriority",
+	"getrandom", "getresgid", "getresuid", "getrlimit", "getrusage", "getsid", "getsockname", "getsockopt",
+	"gettid", "gettimeofday", "getuid", "getxattr", "getxattrat", "inotify_add_watch", "inotify_init",
+	"inotify_init1", "inotify_rm_watch", "io_cancel", "io_destroy", "io_getevents", "io_pgetevents", "io_setup",
+	"io_submit", "ioprio_get", "ioprio_set", "kill", "landlock_add_rule", "landlock_create_ruleset",
+	"landlock_restrict_self", "lchown", "lgetxattr", "link", "linkat", "listen", "listxattr", "listxattrat",
+	"llistxattr", "lremovexattr", "lseek", "lsetxattr", "lstat", "madvise", "map_shadow_stack", "membarrier",
+	"memfd_create", "memfd_secret", "mincore", "mkdir", "mkdirat", "mlock", "mlock2", "mlockall", "mmap",
+	"mprotect", "mq_getsetattr", "mq_notify", "mq_open", "mq_timedreceive", "mq_timedsend", "mq_unlink",
+	"mremap", "mseal", "msgctl", "msgget", "msgrcv", "msgsnd", "msync", "munlock", "munlockall", "munmap",
+	"nanosleep", "newfstatat", "pause", "pidfd_open", "pidfd_send_signal", "pipe", "pipe2", "pkey_alloc",
+	"pkey_free", "pkey_mprotect", "poll", "ppoll", "prctl", "pread64", "preadv", "preadv2", "prlimit64",
+	"process_mrelease", "process_vm_readv", "process_vm_writev", "pselect6", "ptrace", "pwrite64", "pwritev",
+	"pwritev2", "read", "readahead", "readlink", "readlinkat", "readv", "recvfrom", "recvmmsg", "recvmsg",
+	"removexattr", "removexattrat", "rename", "renameat", "renameat2", "restart_syscall", "rmdir", "rseq",
+	"rt_sigaction", "rt_sigpending", "rt_sigprocmask", "rt_sigqueueinfo", "rt_sigreturn", "rt_sigsuspend",
+	"rt_sigtimedwait", "rt_tgsigqueueinfo", "sched_get_priority_max", "sched_get_priority_min",
+	"sched_getaffinity", "sched_getattr", "sched_getparam", "sched_getscheduler", "sched_rr_get_interval",
+	"sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler", "sched_yield", "seccomp",
+	"select", "semctl", "semget", "semop", "semtimedop", "sendfile", "sendmmsg", "sendmsg", "sendto",
+	"set_robust_list", "set_tid_address", "setfsgid", "setfsuid", "setgid", "setgroups", "setitimer", "setpgid",
+	"setpriority", "setregid", "setresgid", "setresuid", "setreuid", "setrlimit", "setsid", "setsockopt",
+	"setuid", "setxattr", "setxattrat", "shmat", "shmctl", "shmdt", "shmget", "shutdown", "sigaltstack",
+	"signalfd", "signalfd4", "splice", "stat", "statfs", "statx", "symlink", "symlinkat", "sync",
+	"sync_file_range", "syncfs", "sysinfo", "tee", "tgkill", "time", "timer_create", "timer_delete",
+	"timer_getoverrun", "timer_gettime", "timer_settime", "timerfd_create", "timerfd_gettime",
+	"timerfd_settime", "times", "tkill", "truncate", "umask", "uname", "unlink", "unlinkat", "uretprobe",
+	"utime", "utimensat", "utimes", "vfork", "vmsplice", "wait4", "waitid", "write", "writev",
+}

@@ -1,0 +1,187 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/docker/docker/api/types/container"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
+)
+
+const (
+	// createdLook is how often Wait looks whether a sandbox has been started.
+	createdLook = 100 * time.Millisecond
+	// endLook is how often an end that the guest reported is looked for in
+	// the engine, which notices it a moment later.
+	endLook = 20 * time.Millisecond
+	// endTime bounds that.
+	endTime = 10 * time.Second
+)
+
+// Wait returns when the command has ended. In direct mode the guest says so, and
+// the engine is the witness for the case that the guest itself was killed.
+func (d *Driver) Wait(ctx context.Context, rh runtime.Handle) (runtime.Exit, error) {
+	h, err := decodeHandle(rh)
+	if err != nil {
+		return runtime.Exit{}, err
+	}
+	watch, cancel := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer cancel()
+
+	ended := make(chan *link.Exit, 1)
+	if h.Mode == modeDirect {
+		watchers.Go(func() {
+			if exit := d.watchGuest(watch, h); exit != nil {
+				ended <- exit
+			}
+		})
+	}
+	stopped := make(chan error, 1)
+	watchers.Go(func() { stopped <- d.watchEngine(watch, h) })
+	select {
+	case exit := <-ended:
+		return d.finish(ctx, h, link.Status{Exit: exit}, nil)
+	case err := <-stopped:
+		return d.afterStop(ctx, h, err)
+	}
+}
+
+// afterStop returns how the command ended, once the engine says that the
+// container has stopped, or has an error.
+func (d *Driver) afterStop(ctx context.Context, h *handle, err error) (runtime.Exit, error) {
+	var code *exitCode
+	if err != nil && !errors.As(err, &code) {
+		// The guest's own word stays true without the engine.
+		if said, read := link.ReadStatus(h.status()); h.Mode == modeDirect && read == nil && said.Exit != nil && !killed(merge(said, &container.State{})) {
+			return merge(said, &container.State{}), nil
+		}
+		return runtime.Exit{}, err
+	}
+	state, err := d.state(ctx, h)
+	if errors.Is(err, runtime.ErrNotFound) {
+		// It was removed at once. What the engine said before still counts.
+		state, err = &container.State{ExitCode: code.code, FinishedAt: time.Now().Format(time.RFC3339Nano)}, nil
+	}
+	if err != nil {
+		return runtime.Exit{}, err
+	}
+	said, err := d.guestStatus(ctx, h, state)
+	if err != nil && !errors.Is(err, runtime.ErrNotFound) {
+		return runtime.Exit{}, err
+	}
+	return d.finish(ctx, h, said, state)
+}
+
+// finish composes the exit. Where the command was killed, it waits for the engine
+// to know whether that was for want of memory. state is nil if it was not asked.
+func (d *Driver) finish(ctx context.Context, h *handle, said link.Status, state *container.State) (runtime.Exit, error) {
+	if said.Exit != nil && !killed(merge(said, &container.State{})) {
+		return merge(said, &container.State{}), nil
+	}
+	bound, cancel := context.WithTimeout(ctx, endTime)
+	defer cancel()
+	for state == nil || state.Running {
+		var err error
+		state, err = d.state(bound, h)
+		if errors.Is(err, runtime.ErrNotFound) && said.Exit != nil {
+			return merge(said, &container.State{}), nil
+		}
+		if err != nil {
+			return runtime.Exit{}, err
+		}
+		if !state.Running {
+			break
+		}
+		if err := sleep(bound, endLook); err != nil {
+			if ctx.Err() != nil {
+				return runtime.Exit{}, ctx.Err()
+			}
+			break
+		}
+	}
+	return merge(said, state), nil
+}
+
+// watchGuest returns how the command ended, or nil if the guest cannot say or ctx
+// ended.
+func (d *Driver) watchGuest(ctx context.Context, h *handle) *link.Exit {
+	for pause := endLook; ; pause = min(2*pause, time.Second) {
+		said, err := link.ReadStatus(h.status())
+		if err == nil && said.Exit != nil {
+			return said.Exit
+		}
+		if exit := listen(ctx, h); exit != nil {
+			return exit
+		}
+		if sleep(ctx, pause) != nil {
+			return nil
+		}
+	}
+}
+
+// listen stays connected to the guest until it says how the command ended.
+func listen(ctx context.Context, h *handle) *link.Exit {
+	client, err := link.Dial(ctx, h.control())
+	if err != nil {
+		return nil
+	}
+	session, err := client.Attach(ctx, link.AttachOptions{})
+	if err != nil {
+		return nil
+	}
+	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
+	defer func() {
+		stop()
+		_ = session.Close()
+	}()
+	if err := session.Output(io.Discard, io.Discard); err != nil {
+		return nil
+	}
+	return session.Exit()
+}
+
+// exitCode is the engine's word that a container has stopped.
+type exitCode struct{ code int }
+
+func (e *exitCode) Error() string { return fmt.Sprintf("exit code %d", e.code) }
+
+// watchEngine returns an *exitCode when the container has stopped after its
+// command was started, or what went wrong.
+func (d *Driver) watchEngine(ctx context.Context, h *handle) error {
+	for {
+		state, err := d.state(ctx, h)
+		if err != nil {
+			return err
+		}
+		said, err := d.guestStatus(ctx, h, state)
+		if err != nil {
+			return err
+		}
+		if h.phase(state, said) != runtime.PhaseCreated {
+			break
+		}
+		if err := sleep(ctx, createdLook); err != nil {
+			return err
+		}
+	}
+	results, failures := d.cli.ContainerWait(ctx, h.ID, container.WaitConditionNotRunning)
+	select {
+	case result := <-results:
+		if result.Error != nil {
+			return fmt.Errorf("wait for the sandbox of %s: %s", h.Run, result.Error.Message)
+		}
+		return &exitCode{int(result.StatusCode)}
+	case err := <-failures:
+		return d.fail(ctx, err, "wait for the sandbox of %s", h.Run)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,36 @@
+package runtime
+
+import "errors"
+
+// Sentinel errors of drivers. They are wrapped with what failed and on what;
+// test with errors.Is.
+var (
+	// ErrUnavailable: the backend does not answer, or is not installed. It
+	// says nothing about any sandbox.
+	ErrUnavailable = errors.New("runtime unavailable")
+	// ErrNotFound: the sandbox does not exist in the backend.
+	ErrNotFound = errors.New("sandbox not found")
+	// ErrImageMissing: the backend does not have the image and could not get
+	// it.
+	ErrImageMissing = errors.New("image missing")
+	// ErrConflict: the sandbox is in a phase that forbids the call, or an
+	// object of that name exists.
+	ErrConflict = errors.New("conflict with the sandbox's phase")
+	// ErrCommand: the command could not be started; the sandbox is well.
+	ErrCommand = errors.New("command could not be started")
+	// ErrNoInput: the command has no standard input, or it has been closed.
+	ErrNoInput = errors.New("no standard input")
+	// ErrUnsupported: this driver, or this backend, cannot do it.
+	ErrUnsupported = errors.New("not supported by this runtime")
+)
+
+// StartError is the error of a Start whose command could not be started. It
+// matches ErrCommand.
+type StartError struct {
+	Exit Exit // Cause is CauseSetupFailed; Code is 127 for a command that is not there, 126 for one that cannot be executed
+}
+
+func (e *StartError) Error() string { return e.Exit.Message }
+
+// Is makes a StartError match ErrCommand.
+func (e *StartError) Is(target error) bool { return target == ErrCommand }

@@ -1,0 +1,215 @@
+package link
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFiles bounds the descriptors that come with a Start.
+const maxFiles = 64
+
+// maxStartArg is the greatest length of an argument that Linux accepts.
+const maxStartArg = 128<<10 - 1
+
+// Rendezvous is the one-shot socket on which a guest gets its orders.
+type Rendezvous struct {
+	path     string
+	listener *os.File
+}
+
+// Listen binds the socket at path, which must not exist. Its mode is 0666,
+// because the sandbox has another user: the directory has to be closed to
+// others.
+func Listen(path string) (*Rendezvous, error) {
+	l, err := listen(path, 0o666)
+	if err != nil {
+		return nil, err
+	}
+	return &Rendezvous{path: path, listener: l}, nil
+}
+
+// ListenControl binds the control socket of a run at path, which must not exist,
+// and returns its listener, for Files. Its mode is 0600.
+func ListenControl(path string) (*os.File, error) { return listen(path, 0o600) }
+
+// Close closes and unlinks the socket.
+func (r *Rendezvous) Close() error {
+	err := r.listener.Close()
+	if rm := os.Remove(r.path); rm != nil && !os.IsNotExist(rm) {
+		err = errors.Join(err, rm)
+	}
+	return err
+}
+
+// HandOver waits until the guest connects, sends it s and f, and waits until it
+// has started the command; where s.WaitAttach is set, until it is ready to. An
+// error that matches *CommandError says that the command could not be started.
+func (r *Rendezvous) HandOver(ctx context.Context, s Start, f Files) error {
+	wrap := func(what string, err error) error {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return fmt.Errorf("hand over to guest: %s: %w", what, err)
+	}
+	payload := s.encode()
+	if len(s.Command) == 0 || len(payload) > MaxStart || len(f.Segments) > maxFiles-2 {
+		return fmt.Errorf("hand over to guest: command is empty, or arguments and environment exceed %d bytes", MaxStart)
+	}
+	release := bind(ctx, r.listener)
+	conn, err := accept(r.listener, 4<<10)
+	release()
+	if err != nil {
+		return wrap("it did not connect", err)
+	}
+	defer conn.Close()
+	defer bind(ctx, conn.file)()
+	if err := sendFiles(conn.file, append([]*os.File{f.Status, f.Control}, f.Segments...)); err != nil {
+		return wrap("send files", err)
+	}
+	if err := conn.Send(KindStart, payload); err != nil {
+		return wrap("send start", err)
+	}
+	for _, want := range []Kind{KindReady, KindStarted} {
+		kind, data, err := conn.Receive(2 * MaxMessage)
+		switch {
+		case err != nil:
+			return wrap("no answer from it", err)
+		case kind == KindError:
+			return fmt.Errorf("start command: %w", decodeError(data))
+		case kind != want:
+			return wrap("its answer", ErrProtocol)
+		case s.WaitAttach:
+			return nil
+		}
+	}
+	return nil
+}
+
+// sendFiles sends one byte that the files are attached to.
+func sendFiles(socket *os.File, files []*os.File) error {
+	fds := make([]int, len(files))
+	for i, f := range files {
+		raw, err := f.SyscallConn()
+		if err != nil {
+			return err
+		}
+		// Fd would make the file blocking, for its owner too.
+		if err := raw.Control(func(fd uintptr) { fds[i] = int(fd) }); err != nil {
+			return err
+		}
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var sendErr error
+	err = raw.Write(func(fd uintptr) bool {
+		sendErr = unix.Sendmsg(int(fd), []byte{1}, unix.UnixRights(fds...), nil, 0)
+		return sendErr != unix.EAGAIN
+	})
+	return errors.Join(err, sendErr)
+}
+
+// Meeting is the guest's end of a hand-over.
+type Meeting struct {
+	conn *Conn
+}
+
+// Meet connects to the host at path and returns what it hands over.
+func Meet(ctx context.Context, path string) (*Meeting, Start, Files, error) {
+	conn, err := connect(ctx, path, 4<<10)
+	if err != nil {
+		return nil, Start{}, Files{}, fmt.Errorf("connect to host: %w", err)
+	}
+	defer bind(ctx, conn.file)()
+	files, err := receiveFiles(conn.file)
+	if err != nil {
+		conn.Close()
+		return nil, Start{}, Files{}, fmt.Errorf("receive files from host: %w", err)
+	}
+	kind, data, err := conn.Receive(MaxStart)
+	if err == nil && kind != KindStart {
+		err = ErrProtocol
+	}
+	var s Start
+	if err == nil {
+		s, err = decodeStart(data)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, Start{}, Files{}, fmt.Errorf("receive start from host: %w", err)
+	}
+	return &Meeting{conn}, s, Files{Status: files[0], Control: files[1], Segments: files[2:]}, nil
+}
+
+func receiveFiles(socket *os.File) ([]*os.File, error) {
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var data [1]byte
+	control := make([]byte, unix.CmsgSpace(4*maxFiles))
+	n, size := 0, 0
+	var recvErr error
+	err = raw.Read(func(fd uintptr) bool {
+		n, size, _, _, recvErr = unix.Recvmsg(int(fd), data[:], control, cloexecOnReceive)
+		return recvErr != unix.EAGAIN
+	})
+	if err = errors.Join(err, recvErr); err != nil {
+		return nil, err
+	}
+	messages, err := unix.ParseSocketControlMessage(control[:size])
+	if err != nil || n != 1 || len(messages) != 1 {
+		return nil, errors.Join(ErrProtocol, err)
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil {
+		return nil, err
+	}
+	files := make([]*os.File, len(fds))
+	for i, fd := range fds {
+		unix.CloseOnExec(fd)
+		files[i] = os.NewFile(uintptr(fd), "from host")
+	}
+	if len(files) < 2 {
+		return nil, ErrProtocol
+	}
+	return files, nil
+}
+
+// Ready tells the host that the guest has what it needs.
+func (m *Meeting) Ready() error { return m.conn.Send(KindReady) }
+
+// Started tells the host that the command runs, or why it does not. It ends the
+// meeting.
+func (m *Meeting) Started(err error) error {
+	defer m.conn.Close()
+	if err != nil {
+		return m.conn.Send(KindError, EncodeError(err))
+	}
+	return m.conn.Send(KindStarted)
+}
+
+// EncodeStart returns s as one argument of a program, for a guest that cannot be
+// met.
+func EncodeStart(s Start) (string, error) {
+	arg := base64.RawURLEncoding.EncodeToString(s.encode())
+	if len(arg) > maxStartArg {
+		return "", fmt.Errorf("encode start: arguments and environment take %d bytes, this engine can pass %d; put long values into a file", len(arg), maxStartArg)
+	}
+	return arg, nil
+}
+
+// DecodeStart is the inverse of EncodeStart.
+func DecodeStart(arg string) (Start, error) {
+	b, err := base64.RawURLEncoding.DecodeString(arg)
+	if err != nil {
+		return Start{}, fmt.Errorf("decode start: %w", ErrProtocol)
+	}
+	return decodeStart(b)
+}

@@ -1,0 +1,382 @@
+// Package runtime defines what a driver does for the rest of Drawbridge: make a
+// sandbox, start it, watch it, talk to it, end it and remove it.
+//
+// A driver reports what its backend says and nothing more: a run's state is
+// composed by the manager from that report and from its own record. A driver
+// keeps no state that must survive its process; what it has to remember about a
+// sandbox is in the Handle that Create returned, and every method accepts a
+// handle that another process obtained.
+//
+// Every method is bounded. A driver puts a deadline of its own on each call to
+// its backend, so that an engine that hangs yields an error that matches
+// ErrUnavailable rather than a caller that never returns. Only Wait, Attach,
+// Exec and following logs last as long as the caller's context allows.
+//
+// The package imports nothing of the manager. Abilities that not every backend
+// has are further interfaces (ImageManager, PortPublisher), found by a type
+// assertion; differences in degree are values in Capabilities.
+package runtime
+
+import (
+	"context"
+	"io"
+	"syscall"
+	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+)
+
+// Type names a driver.
+type Type string
+
+// The drivers that a run can name. A build need not contain all of them; Detect
+// says which are usable here.
+const (
+	TypeDocker     Type = "docker"
+	TypeNative     Type = "native"
+	TypeApple      Type = "apple"
+	TypeKubernetes Type = "kubernetes"
+)
+
+// Isolation names what really stands between a run and the host.
+type Isolation string
+
+// The kinds of isolation, strongest last.
+const (
+	IsolationRunc   Isolation = "runc"   // namespaces and seccomp of the host's kernel
+	IsolationGVisor Isolation = "gvisor" // a kernel in user space
+	IsolationVM     Isolation = "vm"     // a virtual machine
+)
+
+// Labels that every object made by a driver carries, so that a sweep can find
+// objects first and compare them with runs second.
+const (
+	LabelRun  = "drawbridge.run"  // the run's full ID
+	LabelHome = "drawbridge.home" // HomeHash of the Drawbridge home it belongs to
+	LabelRole = "drawbridge.role" // what the object is to the run; RoleSandbox for the sandbox itself
+)
+
+// RoleSandbox is the value of LabelRole on the sandbox of a run.
+const RoleSandbox = "sandbox"
+
+// Paths inside every sandbox, the same on every driver.
+const (
+	WorkspacePath = "/workspace"                 // the run's workspace, its only writable host path
+	GuestPath     = "/run/drawbridge/guest"      // the guest program, read-only
+	GuestSocket   = "/run/drawbridge/guest.sock" // where the guest meets the host once, at start
+)
+
+// Limits that hold unless a Spec says otherwise.
+const (
+	DefaultMemoryBytes = 4 << 30         // bytes
+	DefaultCPUs        = 2.0             // cores
+	DefaultPidsLimit   = 1024            // processes and threads: room for a build, not for a fork bomb
+	DefaultTmpBytes    = 512 << 20       // bytes of the throw-away /tmp
+	DefaultStopGrace   = 10 * time.Second // between the request to end and the kill
+)
+
+// NetworkMode says what a sandbox can reach.
+type NetworkMode string
+
+// The network modes. There is no host networking.
+const (
+	NetworkNone NetworkMode = "none" // nothing but loopback
+	NetworkOpen NetworkMode = "open" // the engine's default network, unfiltered
+)
+
+// MountConfig is one bind of a host path into a sandbox.
+type MountConfig struct {
+	Source   string // absolute path on the host, symbolic links resolved
+	Target   string // absolute path in the sandbox
+	ReadOnly bool
+}
+
+// PortConfig publishes one TCP port of the sandbox on the host's loopback
+// address. There is no way to publish on another address.
+type PortConfig struct {
+	Name          string // endpoint name, unique within the run
+	ContainerPort int    // 1 to 65535
+	HostPort      int    // 0 lets the engine choose a free one
+}
+
+// Resources bound what a sandbox may use. Zero fields take the defaults above.
+type Resources struct {
+	MemoryBytes int64
+	CPUs        float64
+	PidsLimit   int64
+	TmpBytes    int64
+}
+
+// WithDefaults returns r with every zero field set to its default.
+func (r Resources) WithDefaults() Resources {
+	if r.MemoryBytes == 0 {
+		r.MemoryBytes = DefaultMemoryBytes
+	}
+	if r.CPUs == 0 {
+		r.CPUs = DefaultCPUs
+	}
+	if r.PidsLimit == 0 {
+		r.PidsLimit = DefaultPidsLimit
+	}
+	if r.TmpBytes == 0 {
+		r.TmpBytes = DefaultTmpBytes
+	}
+	return r
+}
+
+// Spec is everything a driver needs to make one sandbox.
+type Spec struct {
+	ID        string // the run's full ID; also the name of the sandbox in the backend
+	Home      string // HomeHash of the Drawbridge home, for LabelHome
+	Dir       string // existing host directory, mode 0700, owned by the caller, where the driver may keep files of this run; the caller removes it after Remove
+	LogDir    string // existing host directory that holds the run's log ring, see package logring
+	LogLimit  int64  // bytes; zero is logring.DefaultLimit
+	Image     string
+	Command   []string // not empty; looked up in the sandbox's PATH
+	Env       []string // KEY=VALUE, added to the image's
+	Workspace string   // host directory bound read-write at WorkspacePath
+	Mounts    []MountConfig
+	Ports     []PortConfig
+	Network   NetworkMode
+	Resources Resources
+	Timeout   time.Duration // from the command's start to its end by the guest; zero is none
+	Grace     time.Duration // between SIGTERM and SIGKILL at the deadline; zero is DefaultStopGrace
+
+	Interactive bool // keep standard input open for Attach and Input
+	TTY         bool // give the command a terminal; implies Interactive
+	Rows, Cols  uint16
+
+	Labels map[string]string // further labels; the three of this package are added by the driver
+}
+
+// Handle names one sandbox to the driver that made it: versioned bytes that
+// outlive the process, to be stored and handed back unchanged.
+type Handle []byte
+
+// Phase is what the backend says about a sandbox.
+type Phase string
+
+// The phases of a sandbox.
+const (
+	PhaseCreated Phase = "created" // made, its command has never run
+	PhaseRunning Phase = "running"
+	PhaseExited  Phase = "exited" // its command has ended; the object is still there
+)
+
+// EndCause says why a command ended, as far as the sandbox itself can tell.
+type EndCause string
+
+// The causes that a driver can report. Whether somebody had asked for a stop is
+// known to the manager only.
+const (
+	CauseExited      EndCause = "exited"
+	CauseDeadline    EndCause = "deadline"     // ended by the guest at Spec.Timeout
+	CauseSetupFailed EndCause = "setup_failed" // the command was never started
+)
+
+// Exit is how a command ended.
+type Exit struct {
+	Code      int            // exit status; 128 plus the signal's number after a signal
+	Signal    syscall.Signal // the signal that ended it, zero if none
+	OOMKilled bool           // it was killed for want of memory
+	Cause     EndCause
+	Message   string    // what the guest had to say of a failed set-up, for a person
+	At        time.Time // when it ended, by the clock of the sandbox's host
+}
+
+// Status is a driver's report on one sandbox.
+type Status struct {
+	Phase     Phase
+	StartedAt time.Time // zero before the start
+	Exit      *Exit     // set in PhaseExited
+	Isolation Isolation
+	Note      string         // what a person should know about the isolation, e.g. that gVisor is not offered here
+	BackendID string         // the backend's own identifier, e.g. a container ID
+	HostPorts map[string]int // endpoint name to port on the host's loopback address
+	// LogsInPlace says that the sandbox writes Spec.LogDir by itself, with no
+	// process on the host. Otherwise the caller copies what Logs yields.
+	LogsInPlace bool
+}
+
+// Object is one thing in the backend that carries Drawbridge's labels.
+type Object struct {
+	Handle Handle
+	Name   string
+	Run    string // value of LabelRun
+	Role   string // value of LabelRole
+	Phase  Phase
+}
+
+// Capabilities are the differences in degree between drivers.
+type Capabilities struct {
+	Isolation    Isolation // what a new sandbox will get
+	Note         string    // why it is not stronger, for a person; empty if it is the best there is
+	TTY          bool
+	Resize       bool // the size of a terminal can be changed while the command runs
+	Exec         bool
+	OpenNetwork  bool
+	PublishPorts bool
+	// CloseInput says that the standard input of a run without a terminal can
+	// be closed while it runs on.
+	CloseInput bool
+}
+
+// StartOptions says how to start a sandbox's command.
+type StartOptions struct {
+	// WaitAttach holds the command back until a client has attached, at
+	// most ten seconds, so that the client sees its first byte.
+	WaitAttach bool
+	Rows, Cols uint16 // size of the terminal, over that of the spec; zero leaves the spec's
+}
+
+// AttachOptions says what a client wants of a sandbox's command.
+type AttachOptions struct {
+	Stdin      bool
+	Output     bool
+	Rows, Cols uint16 // initial size where there is a terminal; zero leaves it as it is
+}
+
+// Session is one client attached to a sandbox. Its methods may be called
+// concurrently. The caller closes it; that detaches and leaves the command as
+// it is.
+type Session interface {
+	io.Writer // to standard input; an error that matches ErrNoInput where there is none
+	// CloseInput signals the end of input. Drivers without that ability
+	// (Capabilities.CloseInput) return ErrUnsupported.
+	CloseInput() error
+	// Resize sets the size of the terminal.
+	Resize(ctx context.Context, rows, cols uint16) error
+	// CopyOutput writes what the command prints from the moment of attaching
+	// until it ends or the session is closed, which is a nil error. With a
+	// terminal everything goes to stdout.
+	CopyOutput(stdout, stderr io.Writer) error
+	Close() error
+}
+
+// ExecSpec is a further command in a running sandbox.
+type ExecSpec struct {
+	Command []string
+	Env     []string      // added to the sandbox's
+	Dir     string        // empty is WorkspacePath
+	Timeout time.Duration // zero is none; the command's process group is killed after it
+	TTY     bool
+	Rows    uint16
+	Cols    uint16
+	Stdin   io.Reader // nil is empty
+	Stdout  io.Writer // nil discards
+	Stderr  io.Writer // nil discards; unused with a terminal
+	Resize  <-chan Size
+}
+
+// Size is the size of a terminal in characters.
+type Size struct{ Rows, Cols uint16 }
+
+// ExecResult is how a further command ended.
+type ExecResult struct {
+	Code     int
+	Signal   syscall.Signal
+	TimedOut bool
+}
+
+// LogOptions selects records of a sandbox's output.
+type LogOptions struct {
+	AfterSeq uint64 // records with a greater sequence number; zero is from the oldest
+	Follow   bool   // go on until the command has ended
+}
+
+// LogStream yields records in order. Next returns io.EOF at the end.
+type LogStream interface {
+	Next() (logring.Record, error)
+	Close() error
+}
+
+// Stats is what a sandbox uses now.
+type Stats struct {
+	At          time.Time
+	MemoryBytes int64
+	MemoryLimit int64
+	CPUTime     time.Duration // in all, since the start
+	Processes   int64
+}
+
+// Runtime is a driver. All methods are safe for concurrent use, also for the
+// same handle, also from several processes. Methods on a handle whose sandbox is
+// gone return an error that matches ErrNotFound.
+type Runtime interface {
+	Type() Type
+	// Capabilities asks the backend where it has to.
+	Capabilities(ctx context.Context) (Capabilities, error)
+	// Ping tells whether the backend answers.
+	Ping(ctx context.Context) error
+	// Create makes a sandbox and leaves nothing behind on error. Nothing of
+	// the command runs. Errors match ErrImageMissing, ErrUnavailable,
+	// ErrUnsupported or ErrConflict where they apply.
+	Create(ctx context.Context, spec Spec) (Handle, error)
+	// Start starts the command and returns once it runs. An error that
+	// matches ErrCommand says that the sandbox is well and its command
+	// could not be started.
+	Start(ctx context.Context, h Handle, opts StartOptions) error
+	// Attach connects to the command's input and output. In PhaseCreated it
+	// returns a session that connects as soon as the command is started;
+	// with StartOptions.WaitAttach that session misses nothing.
+	Attach(ctx context.Context, h Handle, opts AttachOptions) (Session, error)
+	// Wait returns when the command has ended, at once if it has already.
+	Wait(ctx context.Context, h Handle) (Exit, error)
+	// Signal sends sig to the command's process group.
+	Signal(ctx context.Context, h Handle, sig syscall.Signal) error
+	// Stop sends SIGTERM, waits for grace at most, then kills. It is nil
+	// when the command has ended, also if it had ended before.
+	Stop(ctx context.Context, h Handle, grace time.Duration) error
+	// Remove kills what runs and removes everything that Create and Start
+	// made. It is nil when there is nothing left to remove.
+	Remove(ctx context.Context, h Handle) error
+	// Logs yields what the command printed, also after its end, until
+	// Remove. Sequence numbers are those of the guest, so that a copy can
+	// be resumed with nothing lost or repeated.
+	Logs(ctx context.Context, h Handle, opts LogOptions) (LogStream, error)
+	// Exec runs a further command and returns when it has ended. When ctx
+	// ends, its process group is killed.
+	Exec(ctx context.Context, h Handle, spec ExecSpec) (ExecResult, error)
+	Stats(ctx context.Context, h Handle) (Stats, error)
+	// Recover reports on a sandbox by its handle, whoever made it.
+	Recover(ctx context.Context, h Handle) (Status, error)
+	// List returns the backend's objects that carry all of labels.
+	List(ctx context.Context, labels map[string]string) ([]Object, error)
+	// Close releases the driver's own resources. Sandboxes go on.
+	Close() error
+}
+
+// Image is an image that the backend has.
+type Image struct {
+	Ref  string
+	ID   string
+	Size int64 // bytes
+}
+
+// PullProgress is one step of a pull.
+type PullProgress struct {
+	Layer   string
+	Status  string
+	Current int64 // bytes
+	Total   int64 // bytes, zero if unknown
+}
+
+// ImageManager is implemented by drivers that run images.
+type ImageManager interface {
+	// Image returns what the backend has under ref; ErrImageMissing if
+	// nothing.
+	Image(ctx context.Context, ref string) (Image, error)
+	// Pull fetches ref from its registry. The error says what the registry
+	// answered, or that it could not be reached. progress may be nil and
+	// is called from one goroutine.
+	Pull(ctx context.Context, ref string, progress func(PullProgress)) error
+}
+
+// DirReleaser is implemented by drivers that may mount something below
+// Spec.Dir.
+type DirReleaser interface {
+	// ReleaseDir takes away whatever of the driver is mounted below dir, so
+	// that the caller can remove it. It needs no handle, and is nil if
+	// there is nothing or dir does not exist.
+	ReleaseDir(dir string) error
+}

@@ -1,0 +1,106 @@
+package tools
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/drawbridge-mcp/drawbridge/manager"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+func createRunTool() definition {
+	return definition{Tool{
+		Name:    "create_run",
+		Title:   "Create a run",
+		Toolset: ToolsetRuns,
+		Description: "Create a run: a command in a sandbox of its own, which sees one directory (its workspace, at /workspace inside) and nothing else of this machine. " +
+			"With start: true it begins at once; call wait next. A run goes on when you disconnect, and stays, with its output, until destroy.",
+		Annotations: Annotations{Destructive: true, OpenWorld: true},
+		Params: []Param{
+			commandParam("The command, one word an entry; use [\"sh\", \"-c\", \"...\"] for shell syntax. Default [\"/bin/bash\"].", false),
+			{Name: "start", Kind: Boolean, Description: "Start it at once. Default false."},
+			{Name: "workspace", Kind: Text, Min: 1, Max: maxPathBytes, Description: "Host directory that the run may read and write. Default: a fresh empty one, which is removed with the run."},
+			{Name: "name", Kind: Text, Min: 1, Max: maxNameArgBytes, Description: "A name, unique among live runs. Default: a generated one."},
+			envParam("Environment variables. Their values are not shown in any answer."),
+			{Name: "image", Kind: Text, Min: 1, Max: 512, Description: "Container image to run in. Default: the server's."},
+			{Name: "timeout_seconds", Kind: Integer, Min: 1, Max: int64(manager.MaxTimeout.Seconds()), Description: "End the run so many seconds after its start. Default: no deadline."},
+			{Name: "network", Kind: Text, Enum: []string{string(runtime.NetworkNone), string(runtime.NetworkOpen)}, Description: "none (default): no network at all. open: unfiltered, only where the server allows it."},
+			{Name: "interactive", Kind: Boolean, Description: "Keep its standard input open for send_input. Default false."},
+			{Name: "keep", Kind: Boolean, Description: "Keep its sandbox after its end, until destroy. Default false."},
+			{Name: "memory_mb", Kind: Integer, Min: 16, Max: 1 << 30, Description: "Memory limit in MiB. Default 4096."},
+			{Name: "cpus", Kind: Number, Min: 0, Max: 4096, Description: "CPU limit in cores. Default 2.", check: func(v value) error {
+				if v.number < 0.01 {
+					return fmt.Errorf("must be at least 0.01")
+				}
+				return nil
+			}},
+			{Name: "runtime", Kind: Text, Enum: []string{string(runtime.TypeDocker)}, Description: "Driver of the sandbox. Default: the server's."},
+			keyParam,
+		},
+		Fields: []Field{
+			runField,
+			{Name: "replayed", Type: "boolean", Optional: true, Description: "An earlier call with this idempotency key made the run."},
+			nextField,
+		},
+	}, handleCreateRun}
+}
+
+func handleCreateRun(ctx context.Context, c *call) error {
+	run, err := c.runs.Create(ctx, manager.Options{
+		Name:           c.Text("name"),
+		Workspace:      c.Text("workspace"),
+		Cmd:            c.Texts("command"),
+		Env:            c.Env(),
+		KeepContainer:  c.Bool("keep"),
+		Interactive:    c.Bool("interactive"),
+		Image:          c.Text("image"),
+		Runtime:        runtime.Type(c.Text("runtime")),
+		Network:        runtime.NetworkMode(c.Text("network")),
+		Timeout:        seconds(c.Int("timeout_seconds", 0)),
+		MemoryBytes:    c.Int("memory_mb", 0) << 20,
+		CPUs:           c.Float("cpus"),
+		IdempotencyKey: c.Text("idempotency_key"),
+		Progress:       c.reporter(ctx),
+	})
+	if err != nil {
+		return err
+	}
+	replayed := run.Replayed
+	// A retry finds the run in whatever state the first call, or time, has
+	// brought it to.
+	if c.Bool("start") && run.GetState() == manager.StateCreated {
+		if run, err = c.startCreated(ctx, run); err != nil {
+			return err
+		}
+	}
+	c.Run("run", run)
+	c.FlagIf("replayed", replayed)
+	c.StringIf("next", nextAfterStart(run))
+	return nil
+}
+
+// startCreated starts a run that this call has made. If that fails, the error's
+// answer shows the run, of which the caller would not know otherwise.
+func (c *call) startCreated(ctx context.Context, run *manager.Run) (*manager.Run, error) {
+	failed := c.runs.Start(ctx, run.ID, manager.StartOptions{IdempotencyKey: c.Text("idempotency_key")})
+	// The run's state is worth knowing even if the client has hung up.
+	now, err := c.fresh(context.WithoutCancel(ctx), run.ID)
+	if err == nil {
+		run = now
+	}
+	if failed != nil {
+		return nil, &runError{err: failed, run: run}
+	}
+	return run, err
+}
+
+// nextAfterStart is what a caller does with a run that it has made or started.
+func nextAfterStart(run *manager.Run) string {
+	switch state := run.GetState(); {
+	case state == manager.StateCreated:
+		return fmt.Sprintf("call start with run %s", run.ID)
+	case state.Terminal():
+		return fmt.Sprintf("the run has ended; call wait with run %s for the end of its output", run.ID)
+	}
+	return fmt.Sprintf("call wait with run %s", run.ID)
+}

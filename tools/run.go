@@ -1,0 +1,142 @@
+package tools
+
+import (
+	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/manager"
+)
+
+// maxCommandBytes bounds how much of a run's command an answer repeats.
+const maxCommandBytes = 2 << 10
+
+// rowFields describe a run in a list and beside output.
+var rowFields = []Field{
+	{Name: "id", Type: "string", Description: "The run's ID, run_ and 12 hexadecimal digits."},
+	{Name: "name", Type: "string", Description: "Its name, unique among live runs."},
+	{Name: "state", Type: "string", Description: "Stopped and failed are final.", Enum: stateNames},
+	{Name: "exit_code", Type: "integer", Optional: true, Description: "Exit code of the command, once it has ended; 128 plus the signal's number after a signal."},
+	{Name: "signal", Type: "string", Optional: true, Description: "The signal that ended the command."},
+	{Name: "end_reason", Type: "string", Optional: true, Description: "Why the run ended: exited, stop_requested, deadline, idle, budget, oom, lost or setup_failed."},
+	{Name: "error", Type: "string", Optional: true, Description: "Why the run failed."},
+	{Name: "runtime", Type: "string", Description: "The driver of its sandbox."},
+	{Name: "isolation", Type: "string", Optional: true, Description: "What stands between the run and the host: gvisor, runc or vm."},
+	{Name: "created_at", Type: "string", Description: "RFC 3339 in UTC."},
+	{Name: "stopped_at", Type: "string", Optional: true, Description: "When it ended."},
+	{Name: "state_note", Type: "string", Optional: true, Description: "Why the state may be out of date; absent if it is confirmed."},
+}
+
+// runFields describe a run in full.
+var runFields = append(rowFields[:len(rowFields):len(rowFields)], []Field{
+	{Name: "isolation_note", Type: "string", Optional: true, Description: "Why the isolation is not stronger."},
+	{Name: "image", Type: "string", Description: "The image of its sandbox."},
+	{Name: "workspace", Type: "string", Description: "The host directory that is /workspace inside."},
+	{Name: "command", Type: "array", Description: "The command. Long ones are shortened."},
+	{Name: "command_shortened", Type: "boolean", Optional: true, Description: "The command is longer than what is shown."},
+	{Name: "network", Type: "string", Description: "What it reaches: none, or open."},
+	{Name: "interactive", Type: "boolean", Optional: true, Description: "It takes input."},
+	{Name: "keep", Type: "boolean", Optional: true, Description: "Its sandbox stays after its end, until destroy."},
+	{Name: "started_at", Type: "string", Optional: true, Description: "When its command started."},
+	{Name: "timeout_seconds", Type: "number", Optional: true, Description: "From start to the deadline."},
+	{Name: "deadline", Type: "string", Optional: true, Description: "When it will be ended."},
+	{Name: "oom_killed", Type: "boolean", Optional: true, Description: "It was killed for want of memory."},
+	{Name: "memory_mb", Type: "integer", Optional: true, Description: "Its memory limit in MiB."},
+	{Name: "cpus", Type: "number", Optional: true, Description: "Its CPU limit in cores."},
+	{Name: "host_ports", Type: "array", Optional: true, Description: "Ports of the run on the host.", Fields: []Field{
+		{Name: "endpoint", Type: "string", Description: "Name of the endpoint."},
+		{Name: "port", Type: "integer", Description: "TCP port on 127.0.0.1."},
+	}},
+}...)
+
+var stateNames = []string{
+	string(manager.StateCreated), string(manager.StateStarting), string(manager.StateRunning),
+	string(manager.StateStopping), string(manager.StateStopped), string(manager.StateFailed),
+}
+
+// runField and rowField are the field "run" of an answer.
+var (
+	runField = Field{Name: "run", Type: "object", Description: "The run, in full.", Fields: runFields}
+	rowField = Field{Name: "run", Type: "object", Description: "The run, in short.", Fields: rowFields}
+)
+
+// noticeField is part of every answer with text from inside a sandbox.
+var noticeField = Field{Name: "notice", Type: "string", Description: "How to take text from inside the sandbox."}
+
+// nextField is part of answers after which there is something to do.
+var nextField = Field{Name: "next", Type: "string", Optional: true, Description: "What to do next."}
+
+// Row adds a run in short.
+func (a *answer) Row(name string, run *manager.Run) {
+	a.Object(name, func() { a.row(run) })
+}
+
+func (a *answer) row(run *manager.Run) {
+	a.String("id", run.ID)
+	a.String("name", run.Name)
+	a.String("state", string(run.GetState()))
+	if run.ExitCode != nil {
+		a.Number("exit_code", int64(*run.ExitCode))
+	}
+	a.StringIf("signal", run.Signal)
+	a.StringIf("end_reason", string(run.EndReason))
+	a.StringIf("error", run.Error)
+	a.String("runtime", string(run.Runtime))
+	a.StringIf("isolation", string(run.Isolation))
+	a.String("created_at", run.CreatedAt.UTC().Format(timeFormat))
+	a.TimeIf("stopped_at", run.StoppedAt)
+	if !run.StateConfirmed {
+		a.StringIf("state_note", run.StateNote)
+	}
+}
+
+// Run adds a run in full. The environment is no part of it: it may hold secrets.
+func (a *answer) Run(name string, run *manager.Run) {
+	a.Object(name, func() {
+		a.row(run)
+		a.StringIf("isolation_note", run.IsolationNote)
+		a.String("image", run.Image)
+		a.String("workspace", run.Workspace)
+		command, shortened := shortCommand(run.Command)
+		a.Strings("command", command)
+		a.FlagIf("command_shortened", shortened)
+		a.String("network", string(run.Network))
+		a.FlagIf("interactive", run.Interactive)
+		a.FlagIf("keep", run.KeepContainer)
+		a.TimeIf("started_at", run.StartedAt)
+		if run.Timeout > 0 {
+			a.Decimal("timeout_seconds", run.Timeout.Seconds())
+		}
+		a.TimeIf("deadline", run.Deadline)
+		a.FlagIf("oom_killed", run.OOMKilled)
+		if run.MemoryBytes > 0 {
+			a.Number("memory_mb", run.MemoryBytes>>20)
+		}
+		if run.CPUs > 0 {
+			a.Decimal("cpus", run.CPUs)
+		}
+		if endpoints := sortedKeys(run.HostPorts); len(endpoints) > 0 {
+			a.List("host_ports", len(endpoints), func(i int) {
+				a.String("endpoint", endpoints[i])
+				a.Number("port", int64(run.HostPorts[endpoints[i]]))
+			})
+		}
+	})
+}
+
+// shortCommand returns what an answer shows of a command.
+func shortCommand(command []string) (shown []string, shortened bool) {
+	left := maxCommandBytes
+	for i, word := range command {
+		if len(word) > left {
+			return append(shown, word[:left]), true
+		}
+		// An argument costs something even where it is empty.
+		if left -= len(word) + 1; left <= 0 && i+1 < len(command) {
+			return append(shown, word), true
+		}
+		shown = append(shown, word)
+	}
+	return shown, false
+}
+
+// seconds converts an argument.
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
