@@ -85,7 +85,7 @@ func (m *Manager) replayed(ctx context.Context, row storage.RunRow) (*Run, error
 		if err = sleep(ctx, pollInterval); err != nil {
 			return nil, wrapf(err, "wait for %s, which an earlier call is creating", row.ID)
 		}
-		if row, err = m.row(ctx, row.ID); err != nil {
+		if row, err = m.anyRow(ctx, row.ID); err != nil {
 			return nil, failf(CodeUnknownResult, "call again", "the earlier call with this idempotency key failed while this one waited for it")
 		}
 	}
@@ -136,7 +136,6 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 // createHash covers what makes two creates the same request. Progress is not
 // part of it.
 func createHash(opts Options) string {
-	opts.Progress, opts.IdempotencyKey = nil, ""
 	return argsHash(struct {
 		Name, Workspace, Image, Runtime, Network string
 		Cmd, Env                                 []string

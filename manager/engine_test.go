@@ -28,12 +28,7 @@ func newGateway(t *testing.T) *gateway {
 	if engine == "" {
 		engine = "/var/run/docker.sock"
 	}
-	dir, err := os.MkdirTemp("", "gw") // short: the path of a socket has 108 bytes at most
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	path := filepath.Join(dir, "engine.sock")
+	path := filepath.Join(t.TempDir(), "engine.sock")
 	listener, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)

@@ -36,8 +36,7 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 		applyEnding(row, end)
 		_ = changeMeta(row, func(mt *meta) { mt.Unconfirmed = "" })
 	})
-	var changed *storage.StateChangedError
-	if errors.As(err, &changed) || errors.Is(err, storage.ErrNotFound) {
+	if notActive(err) || errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
@@ -52,6 +51,13 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 		m.releaseSandbox(ctx, row)
 	}
 	return m.store.ReleaseLease(ctx, id, m.holder.ID())
+}
+
+// notActive reports whether a change of an active run failed because the run is
+// final by now, or has never been started.
+func notActive(err error) bool {
+	_, ok := errors.AsType[*storage.StateChangedError](err)
+	return ok
 }
 
 // applyEnding writes an end into a row: exit 0 and an end that was asked for are
@@ -118,7 +124,7 @@ func signalName(signal int) string {
 func (m *Manager) releaseSandbox(ctx context.Context, row storage.RunRow) {
 	driver, err := m.drivers.get(runtime.Type(row.Runtime))
 	if err == nil {
-		pause := retryMin
+		pause := firstPause
 		for try := range removeTries {
 			if err = driver.Remove(ctx, row.Handle); err == nil || ctx.Err() != nil {
 				break

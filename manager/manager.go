@@ -25,8 +25,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -216,8 +218,22 @@ func (m *Manager) keepHouse(ctx context.Context) {
 func (m *Manager) renewLeases(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	if _, err := m.store.RenewLeases(ctx, m.holder.ID(), leaseTTL); err != nil && ctx.Err() == nil {
-		m.log.Warn("renewing the leases failed; another process may take the runs over", zap.Error(err))
+	m.mu.Lock()
+	watched := slices.Collect(maps.Values(m.supervised))
+	m.mu.Unlock()
+	held, err := m.store.RenewLeases(ctx, m.holder.ID(), leaseTTL)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.log.Warn("renewing the leases failed; another process may take the runs over", zap.Error(err))
+		}
+		return
+	}
+	for _, s := range watched {
+		if !slices.Contains(held, s.id) {
+			// This process was held up for so long that another one has
+			// taken the run over, or the run has just ended.
+			s.cancel()
+		}
 	}
 }
 
@@ -264,8 +280,18 @@ func (m *Manager) step(name string) error {
 	return m.onStep(name)
 }
 
-// row reads a run, or returns an error that matches ErrRunNotFound.
+// row reads a run. Its error matches ErrRunNotFound if there is none, or if it is
+// still being created or already being removed.
 func (m *Manager) row(ctx context.Context, id string) (storage.RunRow, error) {
+	row, err := m.anyRow(ctx, id)
+	if err == nil && !row.Ready {
+		return row, notFound(id)
+	}
+	return row, err
+}
+
+// anyRow is row, also for runs that are only half there.
+func (m *Manager) anyRow(ctx context.Context, id string) (storage.RunRow, error) {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	row, err := m.store.Run(ctx, id)

@@ -59,7 +59,7 @@ func (m *Manager) adopt(ctx context.Context, row storage.RunRow) error {
 		return err
 	}
 	// Its former supervisor may have got further before it died.
-	row, err = m.row(ctx, row.ID)
+	row, err = m.anyRow(ctx, row.ID)
 	switch {
 	case errors.Is(err, ErrRunNotFound):
 		return nil
@@ -97,7 +97,7 @@ func (m *Manager) orphanObjects(ctx context.Context, driver runtime.Runtime) ([]
 	}
 	var orphans []runtime.Object
 	for _, object := range objects {
-		row, err := m.row(ctx, object.Run)
+		row, err := m.anyRow(ctx, object.Run)
 		switch {
 		case errors.Is(err, ErrRunNotFound):
 			orphans = append(orphans, object)
@@ -142,7 +142,7 @@ func (m *Manager) sweepDirectories(ctx context.Context, driver runtime.Runtime) 
 	// row has no owner.
 	var errs []error
 	for id := range slices.Values(ids) {
-		if _, err := m.row(ctx, id); errors.Is(err, ErrRunNotFound) {
+		if _, err := m.anyRow(ctx, id); errors.Is(err, ErrRunNotFound) {
 			errs = append(errs, m.removeDirectory(driver, id))
 		}
 	}

@@ -27,9 +27,6 @@ func (m *Manager) Get(runID string) (*Run, error) {
 func (m *Manager) get(ctx context.Context, id string) (*Run, error) {
 	m.settle(ctx)
 	row, err := m.row(ctx, id)
-	if err == nil && !row.Ready {
-		err = notFound(id) // being created, or being destroyed
-	}
 	if err != nil {
 		return nil, err
 	}

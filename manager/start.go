@@ -147,8 +147,8 @@ func (m *Manager) releaseUnsupervised(ctx context.Context, id string) error {
 }
 
 func notStartable(err error) error {
-	var changed *storage.StateChangedError
-	if !errors.As(err, &changed) {
+	changed, ok := errors.AsType[*storage.StateChangedError](err)
+	if !ok {
 		return err
 	}
 	state := State(changed.Row.State)
@@ -168,8 +168,7 @@ func (m *Manager) failStart(ctx context.Context, row storage.RunRow, cause error
 
 // exitOf is the exit that a driver reports with a failed start, if any.
 func exitOf(err error) *runtime.Exit {
-	var failed *runtime.StartError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*runtime.StartError](err); ok {
 		return &failed.Exit
 	}
 	return nil

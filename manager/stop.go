@@ -3,7 +3,6 @@ package manager
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"go.uber.org/zap"
@@ -35,11 +34,10 @@ func (m *Manager) StopWith(ctx context.Context, runID string, opts StopOptions) 
 	row, err := m.store.ChangeRun(ctx, runID, activeStates, func(row *storage.RunRow) {
 		row.State, row.StopRequested = string(StateStopping), true
 	})
-	var changed *storage.StateChangedError
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return wrapf(notFound(runID), "stop")
-	case errors.As(err, &changed):
+	case notActive(err):
 		return nil // created or final: nothing runs
 	case err != nil:
 		return wrapf(err, "stop %s", runID)
@@ -128,7 +126,8 @@ func (m *Manager) Destroy(ctx context.Context, runID string) error {
 // DestroyWith is Destroy with options.
 func (m *Manager) DestroyWith(ctx context.Context, runID string, opts DestroyOptions) error {
 	m.settle(ctx)
-	row, err := m.row(ctx, runID)
+	// Any row: what an earlier destroy could not remove can be removed now.
+	row, err := m.anyRow(ctx, runID)
 	if err != nil {
 		return wrapf(err, "destroy")
 	}
@@ -185,7 +184,7 @@ func (m *Manager) awaitLease(ctx context.Context, id string) (release func(), er
 				return nil, err
 			}
 		}
-		if err := sleep(ctx, retryMin/10); err != nil {
+		if err := sleep(ctx, firstPause/10); err != nil {
 			return nil, failf(CodeConflict, "call again", "another call or process is working on the run")
 		}
 	}
@@ -214,7 +213,9 @@ func (m *Manager) erase(ctx context.Context, row storage.RunRow) error {
 			err = step.do()
 		}
 		if err != nil {
-			return errors.Join(fmt.Errorf("%s: %w", step.name, err), m.releaseUnsupervised(ctx, row.ID))
+			return errors.Join(
+				wrapf(err, "%s (the run is marked for removal; what is left of it goes as soon as that is possible)", step.name),
+				m.releaseUnsupervised(ctx, row.ID))
 		}
 	}
 	m.changes.announce()

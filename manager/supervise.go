@@ -19,8 +19,8 @@ import (
 
 // Timing of supervision.
 const (
-	retryMin = 100 * time.Millisecond // first pause after a runtime did not answer
-	retryMax = 5 * time.Second        // longest such pause: a recovered engine is noticed soon
+	firstPause   = 100 * time.Millisecond // after a runtime did not answer for the first time
+	longestPause = 5 * time.Second        // short enough that a recovered engine is noticed soon
 	// deadlineSlack is how long the guest has to end a run at its deadline
 	// before its supervisor does.
 	deadlineSlack = 5 * time.Second
@@ -37,8 +37,9 @@ const (
 // the Manager's task group.
 type supervisor struct {
 	id     string
-	looked chan struct{} // closed once the run has been looked at for the first time
-	once   sync.Once     // guards the closing of looked
+	cancel context.CancelFunc // ends the watch, e.g. when the lease is lost
+	looked chan struct{}      // closed once the run has been looked at for the first time
+	once   sync.Once          // guards the closing of looked
 }
 
 func (s *supervisor) hasLooked() { s.once.Do(func() { close(s.looked) }) }
@@ -52,7 +53,9 @@ func (m *Manager) supervise(row storage.RunRow) {
 		return
 	}
 	s := &supervisor{id: row.ID, looked: make(chan struct{})}
-	if m.tasks.start(func(ctx context.Context) { m.watch(ctx, s) }) {
+	// watch does not use s.cancel, and others find s only through the map.
+	if cancel, ok := m.tasks.start(func(ctx context.Context) { m.watch(ctx, s) }); ok {
+		s.cancel = cancel
 		m.supervised[row.ID] = s
 	}
 }
@@ -90,14 +93,14 @@ func (m *Manager) forget(s *supervisor) {
 func (m *Manager) watch(ctx context.Context, s *supervisor) {
 	defer m.forget(s)
 	defer s.hasLooked()
-	pause := retryMin
+	pause := firstPause
 	for ctx.Err() == nil {
 		done, err := m.watchOnce(ctx, s)
 		if done {
 			return
 		}
 		if err == nil || ctx.Err() != nil {
-			pause = retryMin
+			pause = firstPause
 			continue
 		}
 		m.markUnconfirmed(ctx, s.id, err)
@@ -105,7 +108,7 @@ func (m *Manager) watch(ctx context.Context, s *supervisor) {
 		if sleep(ctx, pause) != nil {
 			return
 		}
-		pause = min(2*pause, retryMax)
+		pause = min(2*pause, longestPause)
 	}
 }
 
@@ -283,9 +286,8 @@ func (m *Manager) setUnconfirmed(ctx context.Context, id, note string) error {
 	_, err := m.store.ChangeRun(ctx, id, activeStates, func(row *storage.RunRow) {
 		_ = changeMeta(row, func(mt *meta) { mt.Unconfirmed = note })
 	})
-	var changed *storage.StateChangedError
-	if errors.As(err, &changed) {
-		return nil // it has ended meanwhile
+	if notActive(err) {
+		return nil
 	}
 	m.changes.announce()
 	return err

@@ -22,15 +22,20 @@ func newTasks() *tasks {
 	return &tasks{ctx: ctx, cancel: cancel}
 }
 
-// start runs do in a goroutine. It returns false, and runs nothing, after stop.
-func (t *tasks) start(do func(context.Context)) bool {
+// start runs do in a goroutine, with a context that ends at stop or when the
+// caller cancels it. It returns false, and runs nothing, after stop.
+func (t *tasks) start(do func(context.Context)) (context.CancelFunc, bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.stopped {
-		return false
+		return nil, false
 	}
-	t.wg.Go(func() { do(t.ctx) })
-	return true
+	ctx, cancel := context.WithCancel(t.ctx)
+	t.wg.Go(func() {
+		defer cancel()
+		do(ctx)
+	})
+	return cancel, true
 }
 
 // stop cancels the tasks and waits for them; it returns false if they had not

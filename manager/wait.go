@@ -255,8 +255,7 @@ func (w *waiter) progress(runs []*Run) WaitProgress {
 
 // IsFailed reports whether err says that a run failed, and returns that run.
 func IsFailed(err error) (*Run, bool) {
-	var failed *FailedError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*FailedError](err); ok {
 		return failed.Run, true
 	}
 	return nil, false

@@ -8,8 +8,6 @@ import (
 	"net/url"
 	"sync"
 	"time"
-
-	_ "modernc.org/sqlite" // the database driver
 )
 
 const (
