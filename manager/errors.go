@@ -7,6 +7,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -99,6 +100,10 @@ var classes = []struct {
 	{runtime.ErrConflict, CodeConflict, false, ""},
 	{runtime.ErrUnsupported, CodeUnsupported, false, ""},
 	{runtime.ErrNotFound, CodeNotFound, false, ""},
+	{storage.ErrCursor, CodeInvalidArgument, false, "use the next_cursor of an earlier answer"},
+	{storage.ErrBusy, CodeTimeout, true, "call again"},
+	{storage.ErrSchemaNewer, CodeUnsupported, false, ""},
+	{storage.ErrUnsafeHome, CodeInvalidArgument, false, ""},
 	{syscall.ENOSPC, CodeStorageFull, true, "free disk space, e.g. with `drawbridge prune`"},
 	{syscall.EDQUOT, CodeStorageFull, true, "free disk space, e.g. with `drawbridge prune`"},
 	{context.DeadlineExceeded, CodeTimeout, true, ""},

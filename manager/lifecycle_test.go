@@ -122,7 +122,7 @@ func TestCommandThatCannotStartFailsTheRun(t *testing.T) {
 		t.Errorf("Start says %v", err)
 	}
 	got := w.get(m, run.ID)
-	if got.State != StateFailed || got.EndReason != EndSetupFailed || got.StoppedAt.IsZero() {
+	if got.State != StateFailed || got.EndReason != EndSetupFailed || got.StoppedAt.IsZero() || got.ExitCode == nil || *got.ExitCode != 127 {
 		t.Errorf("run is %+v", got)
 	}
 }

@@ -55,6 +55,9 @@ func (m *Manager) adopt(ctx context.Context, row storage.RunRow) error {
 	}
 	defer release()
 	got, err := m.store.AcquireLease(ctx, row.ID, m.holder.ID(), leaseTTL)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil // destroyed meanwhile
+	}
 	if err != nil || !got {
 		return err
 	}

@@ -115,7 +115,7 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	// From here on the run is ours to finish, whatever becomes of the call.
 	ctx = context.WithoutCancel(ctx)
 	if err := m.step("start: start the sandbox"); err != nil {
-		return m.failStart(ctx, row, err)
+		return m.failStart(ctx, driver, row, err)
 	}
 	err = driver.Start(ctx, row.Handle, runtime.StartOptions{WaitAttach: opts.waitAttach, Rows: opts.Rows, Cols: opts.Cols})
 	switch {
@@ -125,7 +125,7 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 		m.supervise(row)
 		return err
 	default:
-		return m.failStart(ctx, row, err)
+		return m.failStart(ctx, driver, row, err)
 	}
 	if err := m.step("start: record that it runs"); err != nil {
 		m.supervise(row)
@@ -160,18 +160,17 @@ func notStartable(err error) error {
 }
 
 // failStart ends a run whose command was never started.
-func (m *Manager) failStart(ctx context.Context, row storage.RunRow, cause error) error {
+func (m *Manager) failStart(ctx context.Context, driver runtime.Runtime, row storage.RunRow, cause error) error {
 	m.log.Info("run could not be started", zap.String("run", row.ID), zap.Error(cause))
-	err := m.finish(ctx, row.ID, ending{reason: EndSetupFailed, message: cause.Error(), exit: exitOf(cause), at: time.Now()})
-	return errors.Join(cause, err)
-}
-
-// exitOf is the exit that a driver reports with a failed start, if any.
-func exitOf(err error) *runtime.Exit {
-	if failed, ok := errors.AsType[*runtime.StartError](err); ok {
-		return &failed.Exit
+	end := ending{reason: EndSetupFailed, message: cause.Error(), at: time.Now()}
+	if errors.Is(cause, runtime.ErrCommand) {
+		// The guest has recorded a code that tells a command which is not
+		// there from one that cannot be executed.
+		if status, err := driver.Recover(ctx, row.Handle); err == nil {
+			end.exit = status.Exit
+		}
 	}
-	return nil
+	return errors.Join(cause, m.finish(ctx, row.ID, end))
 }
 
 // recordRunning moves a run from starting to running and supervises it. started

@@ -154,6 +154,11 @@ func TestStdioAnswersCallsInFlightAtTheEndOfInput(t *testing.T) {
 	client.send(eras[0].call("1", "block") + "\n")
 	await(t, "the call to start", p.started)
 	_ = client.in.Close()
+	select { // that nothing happens can only be seen by waiting a little
+	case cause := <-p.canceled:
+		t.Fatalf("the call was cancelled at the end of input: %v", cause)
+	case <-time.After(200 * time.Millisecond):
+	}
 	p.release <- struct{}{}
 	got := client.rest()
 	if len(got) != 1 || got[0].ID != "1" || got[0].Result == nil {

@@ -23,14 +23,3 @@ var (
 	// ErrUnsupported: this driver, or this backend, cannot do it.
 	ErrUnsupported = errors.New("not supported by this runtime")
 )
-
-// StartError is the error of a Start whose command could not be started. It
-// matches ErrCommand.
-type StartError struct {
-	Exit Exit // Cause is CauseSetupFailed; Code is 127 for a command that is not there, 126 for one that cannot be executed
-}
-
-func (e *StartError) Error() string { return e.Exit.Message }
-
-// Is makes a StartError match ErrCommand.
-func (e *StartError) Is(target error) bool { return target == ErrCommand }

@@ -68,10 +68,10 @@ const (
 
 // Limits that hold unless a Spec says otherwise.
 const (
-	DefaultMemoryBytes = 4 << 30         // bytes
-	DefaultCPUs        = 2.0             // cores
-	DefaultPidsLimit   = 1024            // processes and threads: room for a build, not for a fork bomb
-	DefaultTmpBytes    = 512 << 20       // bytes of the throw-away /tmp
+	DefaultMemoryBytes = 4 << 30          // bytes
+	DefaultCPUs        = 2.0              // cores
+	DefaultPidsLimit   = 1024             // processes and threads: room for a build, not for a fork bomb
+	DefaultTmpBytes    = 512 << 20        // bytes of the throw-away /tmp
 	DefaultStopGrace   = 10 * time.Second // between the request to end and the kill
 )
 

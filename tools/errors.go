@@ -1,6 +1,8 @@
 package tools
 
 import (
+	"errors"
+
 	"github.com/mark3labs/mcp-go/mcp"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
@@ -36,7 +38,8 @@ func (c *call) fail(err error) *mcp.CallToolResult {
 		c.Flag("retryable", e.Retryable)
 		c.StringIf("next", e.Next)
 	})
-	if made, ok := err.(*runError); ok { //nolint:errorlint // only the handler itself makes it, unwrapped
+	var made *runError
+	if errors.As(err, &made) {
 		c.Run("run", made.run)
 	}
 	result := c.result()

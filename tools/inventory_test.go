@@ -200,11 +200,12 @@ func TestListOfToolsIsSmall(t *testing.T) {
 	t.Parallel()
 	// A client puts names, descriptions and input schemas before the model in
 	// every conversation; what they take there is not free.
+	const limit = 16 << 10
 	size := 0
 	for _, tool := range Inventory(Deps{}) {
 		size += len(tool.Name) + len(tool.Description) + len(tool.InputSchema)
 	}
-	if const16k := 16 << 10; size > const16k {
+	if size > limit {
 		t.Errorf("names, descriptions and input schemas take %d bytes", size)
 	}
 }

@@ -300,7 +300,8 @@ func TestLogsPageForwardAndBackward(t *testing.T) {
 	id := w.started(`seq 1 20000; echo last >&2`, nil)
 	w.call("wait", given{"run": id})
 	got := w.call("logs", given{"run": id, "tail": 3})
-	if list := texts(got); !slices.Equal(list, []string{"19999", "20000", "last"}) && !slices.Contains(list, "20000") {
+	// The two streams are two pipes: which line is the last is not certain.
+	if list := texts(got); len(list) != 3 || !slices.Contains(list, "20000") {
 		t.Errorf("the tail is %v", list)
 	}
 	result, got := w.answer("logs", given{"run": id, "tail": 10000})
@@ -310,12 +311,12 @@ func TestLogsPageForwardAndBackward(t *testing.T) {
 	if _, ok := result.Content[len(result.Content)-1].(mcp.ResourceLink); !ok {
 		t.Error("there is no link to the log")
 	}
-	// Forward from what a page of one byte's size begins with, to the end.
-	var all []string
 	cursor := w.call("logs", given{"run": id, "tail": 1, "stream": "stderr"})["next_cursor"]
 	if rest := texts(w.call("logs", given{"run": id, "cursor": cursor})); len(rest) != 0 {
 		t.Errorf("after the end there is %v", rest)
 	}
+	// Forward, from the first line to the last.
+	var all []string
 	page, err := w.manager.Logs(t.Context(), id, manager.LogQuery{MaxBytes: 1})
 	if err != nil {
 		t.Fatal(err)

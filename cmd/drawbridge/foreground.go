@@ -64,7 +64,7 @@ var (
 func (a *app) startForeground(ctx context.Context, m *manager.Manager, r *manager.Run, opts foreground) error {
 	opts.input = opts.input && r.Interactive
 	if r.TTY && terminal.Is(a.in) {
-		return a.onTerminal(ctx, m, r, opts, func(ctx context.Context, in io.Reader, out io.Writer) error {
+		return a.onTerminal(ctx, m, r, opts, func(ctx context.Context, in io.ReadCloser, out io.Writer) error {
 			return m.StartAttached(ctx, r.ID, in, out, out)
 		})
 	}
@@ -80,14 +80,15 @@ func (a *app) attachForeground(ctx context.Context, m *manager.Manager, r *manag
 	if !r.TTY || !terminal.Is(a.in) {
 		return a.onLog(ctx, m, r, opts)
 	}
-	return a.onTerminal(ctx, m, r, opts, func(ctx context.Context, in io.Reader, out io.Writer) error {
+	return a.onTerminal(ctx, m, r, opts, func(ctx context.Context, in io.ReadCloser, out io.Writer) error {
 		return a.attachScreen(ctx, m, r, opts, in, out)
 	})
 }
 
 // attachScreen connects in and out with the terminal of r until the run ends, ctx
-// ends, or the connection is lost.
-func (a *app) attachScreen(ctx context.Context, m *manager.Manager, r *manager.Run, opts foreground, in io.Reader, out io.Writer) error {
+// ends, or the connection is lost. It closes in, because its reading of in has to
+// end.
+func (a *app) attachScreen(ctx context.Context, m *manager.Manager, r *manager.Run, opts foreground, in io.ReadCloser, out io.Writer) error {
 	session, err := m.Attach(ctx, r.ID, runtime.AttachOptions{Stdin: true, Output: true})
 	if err != nil {
 		return err
@@ -95,6 +96,7 @@ func (a *app) attachScreen(ctx context.Context, m *manager.Manager, r *manager.R
 	var copying sync.WaitGroup
 	defer copying.Wait()
 	defer session.Close()
+	defer in.Close()
 	copied := make(chan error, 1)
 	copying.Go(func() { copied <- session.CopyOutput(out, out) })
 	a.askForRedraw(ctx, session, r.ID)
@@ -145,7 +147,7 @@ func (a *app) debug(message string, fields ...zap.Field) {
 }
 
 // onTerminal lends the terminal to connect and takes it back, whatever happens.
-func (a *app) onTerminal(ctx context.Context, m *manager.Manager, r *manager.Run, opts foreground, connect func(context.Context, io.Reader, io.Writer) error) error {
+func (a *app) onTerminal(ctx context.Context, m *manager.Manager, r *manager.Run, opts foreground, connect func(context.Context, io.ReadCloser, io.Writer) error) error {
 	ctx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
 	stop := a.watchSignals(ctx, m, r, opts, leave)
@@ -156,7 +158,7 @@ func (a *app) onTerminal(ctx context.Context, m *manager.Manager, r *manager.Run
 		return err
 	}
 	defer in.Close()
-	keys := &leavingReader{terminal.NewDetachReader(in, opts.detachKeys), leave}
+	keys := &leavingReader{terminal.NewDetachReader(in, opts.detachKeys), in, leave}
 	screen := terminal.NewModes(a.out)
 	var start terminal.Size
 	restore, resizes, err := a.borrowTerminal(&start.Rows, &start.Cols)
@@ -251,7 +253,8 @@ func (a *app) resize(ctx context.Context, m *manager.Manager, id string, size te
 
 // leavingReader ends the foreground when the detach keys are typed.
 type leavingReader struct {
-	r     io.Reader
+	r io.Reader
+	io.Closer
 	leave context.CancelCauseFunc
 }
 
@@ -321,7 +324,7 @@ func (a *app) passInput(ctx context.Context, m *manager.Manager, r *manager.Run,
 	copying.Go(func() {
 		var source io.Reader = in
 		if terminal.Is(a.in) {
-			source = &leavingReader{terminal.NewDetachReader(in, opts.detachKeys), leave}
+			source = &leavingReader{terminal.NewDetachReader(in, opts.detachKeys), in, leave}
 		}
 		// A failed write is the end of the run, which is noticed elsewhere.
 		if _, err := io.Copy(session, source); err == nil {

@@ -45,7 +45,11 @@ type plan struct {
 	guest string // host path of the guest program
 	// keepUsers asks an engine that maps the users of containers not to.
 	keepUsers bool
-	openFiles int64
+	// unlabelled switches SELinux's labels off for the container: with them
+	// it could use neither the workspace nor the guest, whose own labels are
+	// not ours to change.
+	unlabelled bool
+	openFiles  int64
 }
 
 // check refuses a spec that cannot become a sandbox, before anything is made.
@@ -164,6 +168,9 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 				{Name: "nofile", Soft: p.openFiles, Hard: p.openFiles},
 			},
 		},
+	}
+	if p.unlabelled {
+		h.SecurityOpt = append(h.SecurityOpt, "label=disable")
 	}
 	if p.keepUsers {
 		h.UsernsMode = "host"

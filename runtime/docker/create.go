@@ -34,6 +34,10 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 		return nil, fmt.Errorf("create the sandbox of %s: %w", spec.ID, err)
 	}
 	h := p.handle()
+	if _, err := os.Stat(h.saved()); err == nil {
+		// It and its files belong to a sandbox that was made earlier.
+		return nil, fmt.Errorf("create the sandbox of %s: %s is in use: %w", spec.ID, spec.Dir, runtime.ErrConflict)
+	}
 	var undo releases
 	defer func() {
 		if err != nil {
@@ -86,7 +90,7 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &plan{spec: spec, how: how, user: user, guest: guest, keepUsers: f.remaps, openFiles: openFilesFor(f)}, nil
+	return &plan{spec: spec, how: how, user: user, guest: guest, keepUsers: f.remaps, unlabelled: f.relabels, openFiles: openFilesFor(f)}, nil
 }
 
 // handle returns the handle as far as it is known before the container exists.

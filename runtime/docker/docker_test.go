@@ -3,13 +3,16 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"flag"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,10 +89,13 @@ func TestConformanceGVisor(t *testing.T) {
 // and answers nothing, also in the middle of an answer.
 type proxy struct {
 	path     string
+	engine   string // the real engine's socket
 	listener net.Listener
 	hung     chan struct{}
 	once     sync.Once
 	serving  sync.WaitGroup
+
+	waits atomic.Bool // a call for the end of a container went through
 
 	mu    sync.Mutex // guards conns
 	conns []net.Conn
@@ -101,7 +107,10 @@ func newProxy(t testing.TB) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{path: filepath.Join(dir, "docker.sock"), hung: make(chan struct{})}
+	p := &proxy{path: filepath.Join(dir, "docker.sock"), engine: "/var/run/docker.sock", hung: make(chan struct{})}
+	if host, ok := strings.CutPrefix(os.Getenv("DOCKER_HOST"), "unix://"); ok {
+		p.engine = host
+	}
 	if p.listener, err = net.Listen("unix", p.path); err != nil {
 		t.Fatal(err)
 	}
@@ -141,13 +150,26 @@ func (p *proxy) serve() {
 			return
 		}
 		p.keep(conn)
-		engine, err := net.Dial("unix", "/var/run/docker.sock")
+		engine, err := net.Dial("unix", p.engine)
 		if err != nil {
 			continue
 		}
 		p.keep(engine)
 		p.serving.Go(func() { p.pass(engine, conn) })
 		p.serving.Go(func() { p.pass(conn, engine) })
+	}
+}
+
+// awaitTraffic waits until a driver waits for the end of a container.
+func (p *proxy) awaitTraffic(t testing.TB) {
+	t.Helper()
+	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		if p.waits.Load() {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("nobody waits through the proxy")
+		}
 	}
 }
 
@@ -162,6 +184,9 @@ func (p *proxy) pass(to, from net.Conn) {
 		default:
 		}
 		if n > 0 {
+			if bytes.Contains(buffer[:n], []byte("/wait?")) {
+				p.waits.Store(true)
+			}
 			if _, err := to.Write(buffer[:n]); err != nil {
 				return
 			}

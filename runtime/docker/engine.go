@@ -211,6 +211,9 @@ func (d *Driver) isolation(f *facts) (chosen, error) {
 	default:
 		c.note = "this Docker engine does not offer gVisor: the sandbox shares the kernel of the engine's host; for more, " + registerRunsc
 	}
+	if f.relabels {
+		c.note += "; SELinux does not confine it, because the workspace keeps its own label"
+	}
 	if f.virtual {
 		c.note += " (a virtual machine that it shares with the engine's other containers)"
 	}

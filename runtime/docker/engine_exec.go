@@ -46,13 +46,17 @@ func (d *Driver) execEngine(ctx context.Context, h *handle, spec runtime.ExecSpe
 		// It ends with the connection, except while its reader blocks.
 		go sendInput(raw, spec.Stdin)
 	}
+	helpers.Go(func() { d.closeWhenStopped(ctx, h, raw, ended) })
+	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(killed)
 		d.killExec(ctx, h, id)
 		_ = raw.Close()
 	})
 	words := &firstWords{kept: limitedText{limit: link.MaxMessage}}
 	err = copyExec(raw, spec, words)
 	if !stop() {
+		<-killed
 		return runtime.ExecResult{}, ctx.Err()
 	}
 	if err != nil {
@@ -63,6 +67,26 @@ func (d *Driver) execEngine(ctx context.Context, h *handle, spec runtime.ExecSpe
 		return runtime.ExecResult{}, err
 	}
 	return readExecCode(code, spec, time.Since(began), words.first())
+}
+
+// closeWhenStopped ends the stream of an exec whose sandbox has ended: an engine
+// with gVisor has been seen to leave it open for ever.
+func (d *Driver) closeWhenStopped(ctx context.Context, h *handle, raw *rawStream, ended <-chan struct{}) {
+	look := time.NewTicker(logCheck)
+	defer look.Stop()
+	for {
+		select {
+		case <-look.C:
+			if d.stopped(ctx, h) {
+				_ = raw.SetDeadline(time.Now().Add(execGrace)) // what is on its way may arrive
+				return
+			}
+		case <-ended:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // openExec makes and starts an exec and returns its streams.

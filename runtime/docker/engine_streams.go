@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"sync"
-	"time"
 
 	"github.com/docker/docker/api/types/container"
 	"github.com/docker/docker/pkg/stdcopy"
@@ -106,6 +105,11 @@ func (d *Driver) lastFrame(ctx context.Context, h *handle) (link.Status, error) 
 	call, cancel := d.bounded(ctx)
 	defer cancel()
 	frames, err := d.frames(call, h, container.LogsOptions{ShowStdout: true, Tail: "3"})
+	if errors.Is(err, runtime.ErrConflict) {
+		// It is being removed, and its log with it: the engine's own word
+		// is all there is.
+		return link.Status{}, nil
+	}
 	if err != nil {
 		return link.Status{}, err
 	}
@@ -251,14 +255,4 @@ func (s *engineLogStream) Close() error {
 		_ = frames.close() // the connection was cut above
 	}
 	return nil
-}
-
-// stopped tells whether the engine says that a container has stopped. It is asked
-// at most once in logCheck.
-func (d *Driver) stopped(ctx context.Context, h *handle) bool {
-	state, err := d.state(ctx, h)
-	if errors.Is(err, runtime.ErrNotFound) {
-		return true
-	}
-	return err == nil && !state.Running && state.Status != container.StateCreated && time.Since(engineTime(state.FinishedAt)) > 0 && !h.abandoned()
 }

@@ -44,7 +44,7 @@ func (d *Driver) Logs(ctx context.Context, rh runtime.Handle, opts runtime.LogOp
 	if err != nil {
 		return nil, fmt.Errorf("read the log of %s: %w", h.Run, err)
 	}
-	return &ringStream{ctx: ctx, driver: d, handle: h, ring: ring, at: ring.Start(), after: opts.AfterSeq, follow: opts.Follow}, nil
+	return &ringStream{ctx: ctx, driver: d, handle: h, ring: ring, at: ring.Start(), after: opts.AfterSeq, follow: opts.Follow, asked: time.Now()}, nil
 }
 
 // ringStream reads the log that the guest writes by itself.
@@ -58,6 +58,7 @@ type ringStream struct {
 	after  uint64
 	follow bool
 	batch  []logring.Record
+	asked  time.Time // when the engine was asked last
 }
 
 // Next returns the next record.
@@ -113,6 +114,10 @@ func (s *ringStream) ended() bool {
 	if err == nil && said.Exit != nil {
 		return true
 	}
+	if time.Since(s.asked) < logCheck {
+		return false
+	}
+	s.asked = time.Now()
 	return s.driver.stopped(s.ctx, s.handle)
 }
 

@@ -29,7 +29,10 @@ const (
 	settleTime = link.HandOverWait + 5*time.Second
 )
 
-// Start starts the container and hands over to the guest.
+// Start starts the container and hands over to the guest. In engine mode
+// StartOptions has no effect beyond Create's: a client that attaches before the
+// start misses nothing there anyway, and a terminal keeps the size of the spec,
+// see Capabilities.Resize.
 func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.StartOptions) error {
 	h, err := decodeHandle(rh)
 	if err != nil {

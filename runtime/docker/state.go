@@ -127,6 +127,16 @@ func (h *handle) abandoned() bool {
 	return err == nil
 }
 
+// stopped tells whether the engine says that a sandbox has ended or is gone, which
+// its guest could not say if it was killed.
+func (d *Driver) stopped(ctx context.Context, h *handle) bool {
+	state, err := d.state(ctx, h)
+	if err != nil {
+		return errors.Is(err, runtime.ErrNotFound)
+	}
+	return h.phase(state, link.Status{}) == runtime.PhaseExited
+}
+
 // killed tells whether a command may have been ended by the kernel for want of
 // memory, which only the engine knows.
 func killed(x runtime.Exit) bool {
@@ -138,7 +148,7 @@ func killed(x runtime.Exit) bool {
 func merge(said link.Status, state *container.State) runtime.Exit {
 	var exit runtime.Exit
 	if x := said.Exit; x != nil {
-		exit = runtime.Exit{Code: x.Code, Signal: syscall.Signal(x.Signal), Cause: runtime.EndCause(x.Reason), Message: x.Message, At: x.At}
+		exit = runtime.Exit{Code: x.Code, Signal: syscall.Signal(x.Signal), Cause: runtime.EndCause(x.Reason), Message: x.Message, At: x.At.UTC()}
 	} else {
 		exit = runtime.Exit{Code: state.ExitCode, Cause: runtime.CauseExited, At: engineTime(state.FinishedAt)}
 		if said.StartedAt.IsZero() && state.ExitCode == link.CodeSetup {

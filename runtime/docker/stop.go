@@ -23,6 +23,9 @@ const (
 	// killTime is how long a guest that was told to kill its command may take
 	// to record that, before the container is killed as a whole.
 	killTime = 3 * time.Second
+	// engineLook is how often the engine is asked whether a command has ended
+	// that was told to.
+	engineLook = 100 * time.Millisecond
 )
 
 // Signal sends sig to the command's process group.
@@ -155,17 +158,22 @@ func (d *Driver) endsWithin(ctx context.Context, h *handle, wait time.Duration) 
 	}
 	bound, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
+	var asked time.Time
 	for pause := endLook / 4; ; pause = min(2*pause, createdLook) {
-		// The end of a wait must not turn an answer into a silence.
-		state, err := d.state(ctx, h)
-		if errors.Is(err, runtime.ErrNotFound) {
-			return true, err
-		}
-		if err == nil {
-			said, err := d.guestStatus(ctx, h, state)
-			if err == nil && h.phase(state, said) != runtime.PhaseRunning {
+		if h.Mode == modeDirect {
+			if said, err := link.ReadStatus(h.status()); err == nil && said.Exit != nil {
 				return true, nil
 			}
+		}
+		var err error
+		if time.Since(asked) > engineLook || bound.Err() != nil {
+			var ended bool
+			// Not with bound, whose end must not turn an answer into a
+			// silence.
+			if ended, err = d.hasEnded(ctx, h); ended {
+				return true, err
+			}
+			asked = time.Now()
 		}
 		if bound.Err() != nil {
 			return false, err
@@ -174,6 +182,19 @@ func (d *Driver) endsWithin(ctx context.Context, h *handle, wait time.Duration) 
 			return false, ctx.Err()
 		}
 	}
+}
+
+// hasEnded asks the engine whether a command does not run, or not any more.
+func (d *Driver) hasEnded(ctx context.Context, h *handle) (bool, error) {
+	state, err := d.state(ctx, h)
+	if err != nil {
+		return errors.Is(err, runtime.ErrNotFound), err
+	}
+	said, err := d.guestStatus(ctx, h, state)
+	if err != nil {
+		return false, err
+	}
+	return h.phase(state, said) != runtime.PhaseRunning, nil
 }
 
 // Remove removes the container, whatever it does, and the driver's files.

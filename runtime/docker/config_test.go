@@ -1,0 +1,306 @@
+package docker
+
+import (
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/docker/docker/api/types/system"
+	"github.com/docker/go-connections/nat"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+func testPlan(change func(*plan)) *plan {
+	p := &plan{
+		spec: runtime.Spec{
+			ID: "run_0123456789ab", Home: "home", Dir: "/runs/x", LogDir: "/runs/x/logs", Image: "image",
+			Command: []string{"agent", "--token", "of-the-command"}, Env: []string{"SECRET=of-the-run"}, Workspace: "/work", Network: runtime.NetworkNone,
+			Labels: map[string]string{"more": "label", runtime.LabelRun: "forged"},
+		},
+		how:       chosen{isolation: runtime.IsolationRunc, mode: modeDirect},
+		user:      owner{uid: 7, gid: 8},
+		guest:     "/lib/guest",
+		openFiles: openFiles,
+	}
+	change(p)
+	return p
+}
+
+func unchanged(*plan) {}
+
+func TestHostConfigHardensEverySandbox(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*plan){
+		"direct":       unchanged,
+		"engine":       func(p *plan) { p.how.mode = modeEngine },
+		"open network": func(p *plan) { p.spec.Network = runtime.NetworkOpen },
+		"root's workspace": func(p *plan) {
+			p.user = owner{uid: sandboxID, gid: sandboxID, mapped: true}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := testPlan(change)
+			h, err := p.hostConfig()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.Privileged || len(h.CapAdd) > 0 || !slices.Equal(h.CapDrop, []string{"ALL"}) || !h.ReadonlyRootfs {
+				t.Errorf("privileged %v, capabilities %v without %v, read-only root %v", h.Privileged, h.CapAdd, h.CapDrop, h.ReadonlyRootfs)
+			}
+			if !slices.Contains(h.SecurityOpt, "no-new-privileges") || !slices.ContainsFunc(h.SecurityOpt, func(o string) bool { return strings.HasPrefix(o, "seccomp={") }) {
+				t.Errorf("security options %.80q", h.SecurityOpt)
+			}
+			if h.CgroupnsMode != "private" || h.IpcMode != "private" || h.PidMode != "" || h.UTSMode != "" || h.NetworkMode.IsHost() {
+				t.Errorf("name spaces: cgroup %q, ipc %q, pid %q, uts %q, network %q", h.CgroupnsMode, h.IpcMode, h.PidMode, h.UTSMode, h.NetworkMode)
+			}
+			if h.Memory != runtime.DefaultMemoryBytes || h.MemorySwap != h.Memory || h.NanoCPUs != 2e9 || *h.PidsLimit != runtime.DefaultPidsLimit || len(h.Devices) > 0 || h.PublishAllPorts || h.AutoRemove {
+				t.Errorf("resources %+v", h.Resources)
+			}
+			if h.RestartPolicy.Name != "no" || *h.Init {
+				t.Errorf("restart %v, init %v", h.RestartPolicy, *h.Init)
+			}
+			for _, m := range h.Mounts {
+				if !m.ReadOnly && m.Target != runtime.WorkspacePath {
+					t.Errorf("%s can be written", m.Target)
+				}
+			}
+			c := p.config(nil, nil)
+			if strings.HasPrefix(c.User, "0") || c.User == "" {
+				t.Errorf("user %q", c.User)
+			}
+		})
+	}
+}
+
+func TestPortsArePublishedOnLoopbackOnly(t *testing.T) {
+	t.Parallel()
+	p := testPlan(func(p *plan) {
+		p.spec.Network = runtime.NetworkOpen
+		p.spec.Ports = []runtime.PortConfig{{Name: "web", ContainerPort: 80, HostPort: 8080}, {Name: "api", ContainerPort: 81}}
+	})
+	h, err := p.hostConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := nat.PortMap{"80/tcp": {{HostIP: "127.0.0.1", HostPort: "8080"}}, "81/tcp": {{HostIP: "127.0.0.1"}}}
+	if diff := cmp.Diff(want, h.PortBindings); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTheEngineNeverSeesTheRunsSecretsOnACommandLine(t *testing.T) {
+	t.Parallel()
+	for _, m := range []mode{modeDirect, modeEngine} {
+		p := testPlan(func(p *plan) { p.how.mode = m })
+		arguments, env, err := p.guestCall()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line := strings.Join(arguments, " "); strings.Contains(line, "SECRET") || strings.Contains(line, "of-the-run") {
+			t.Errorf("%s: the command line has the environment: %q", m, line)
+		}
+		if (m == modeDirect) != (env == nil) {
+			t.Errorf("%s: the engine is given %q", m, env)
+		}
+	}
+}
+
+func TestLabelsOfTheDriverCannotBeForged(t *testing.T) {
+	t.Parallel()
+	labels := testPlan(unchanged).config(nil, nil).Labels
+	if labels[runtime.LabelRun] != "run_0123456789ab" || labels["more"] != "label" || labels[runtime.LabelRole] != runtime.RoleSandbox {
+		t.Errorf("labels %v", labels)
+	}
+}
+
+func TestEnvironmentPutsTheSpecOverTheImage(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ image, spec, want []string }{
+		"nothing given":      {nil, nil, []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "USER=sandbox"}},
+		"the image's":        {[]string{"PATH=/bin", "HOME=/root", "A=1"}, nil, []string{"PATH=/bin", "HOME=/tmp", "A=1", "USER=sandbox"}},
+		"the spec's counts":  {[]string{"PATH=/bin", "A=1"}, []string{"A=2", "HOME=/h", "A=3"}, []string{"PATH=/bin", "A=3", "HOME=/h", "USER=sandbox"}},
+		"values with equals": {[]string{"PATH=/bin"}, []string{"A=b=c"}, []string{"PATH=/bin", "HOME=/tmp", "USER=sandbox", "A=b=c"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if diff := cmp.Diff(test.want, environment(test.image, test.spec)); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestFactsChooseTheMode(t *testing.T) {
+	t.Parallel()
+	const kernel = "6.1.0"
+	info := func(change func(*system.Info)) system.Info {
+		i := system.Info{OSType: "linux", Architecture: "x86_64", KernelVersion: kernel}
+		i.Runtimes = map[string]system.RuntimeWithStatus{"runc": {}}
+		change(&i)
+		return i
+	}
+	for name, test := range map[string]struct {
+		info      system.Info
+		host      string
+		force     bool
+		want      mode
+		isolation runtime.Isolation
+		err       error
+	}{
+		"an engine on this kernel": {info(func(*system.Info) {}), "unix:///s", false, modeDirect, runtime.IsolationRunc, nil},
+		"forced streams":           {info(func(*system.Info) {}), "unix:///s", true, modeEngine, runtime.IsolationRunc, nil},
+		"a remote engine":          {info(func(*system.Info) {}), "tcp://h:1", false, modeEngine, runtime.IsolationRunc, nil},
+		"another kernel":           {info(func(i *system.Info) { i.KernelVersion = "5" }), "unix:///s", false, modeEngine, runtime.IsolationRunc, nil},
+		"Docker Desktop":           {info(func(i *system.Info) { i.OperatingSystem = "Docker Desktop" }), "unix:///s", false, modeEngine, runtime.IsolationRunc, nil},
+		"SELinux":                  {info(func(i *system.Info) { i.SecurityOptions = []string{"name=seccomp,profile=x", "name=selinux"} }), "unix:///s", false, modeEngine, runtime.IsolationRunc, nil},
+		"gVisor": {info(func(i *system.Info) {
+			i.Runtimes["runsc"] = system.RuntimeWithStatus{}
+		}), "unix:///s", false, modeEngine, runtime.IsolationGVisor, nil},
+		"rootless":           {info(func(i *system.Info) { i.SecurityOptions = []string{"name=rootless"} }), "unix:///s", false, "", "", runtime.ErrUnsupported},
+		"Windows containers": {info(func(i *system.Info) { i.OSType = "windows" }), "unix:///s", false, "", "", runtime.ErrUnsupported},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, err := factsOf(test.info, test.host, kernel)
+			if !errors.Is(err, test.err) {
+				t.Fatalf("got %v, want %v", err, test.err)
+			}
+			if err != nil {
+				return
+			}
+			got, err := (&Driver{options: Options{EngineStreams: test.force}}).isolation(f)
+			if err != nil || got.mode != test.want || got.isolation != test.isolation {
+				t.Errorf("got %+v, %v; want mode %s and %s", got, err, test.want, test.isolation)
+			}
+		})
+	}
+}
+
+func TestSandboxOptionDecidesOnGVisor(t *testing.T) {
+	t.Parallel()
+	yes, no := true, false
+	offered, absent := &facts{runsc: "runsc", runc: "runc"}, &facts{runc: "runc"}
+	for name, test := range map[string]struct {
+		option *bool
+		facts  *facts
+		want   string
+		noted  bool
+		err    error
+	}{
+		"default, offered":      {nil, offered, "runsc", false, nil},
+		"default, not offered":  {nil, absent, "runc", true, nil},
+		"required, offered":     {&yes, offered, "runsc", false, nil},
+		"required, not offered": {&yes, absent, "", false, runtime.ErrUnavailable},
+		"refused, offered":      {&no, offered, "runc", true, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := (&Driver{options: Options{Sandbox: test.option}}).isolation(test.facts)
+			if !errors.Is(err, test.err) || got.runtime != test.want || (got.note != "") != test.noted {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if err != nil && !strings.Contains(err.Error(), "--platform=systrap") {
+				t.Errorf("%v does not say how to mend it", err)
+			}
+		})
+	}
+}
+
+func TestHandleOfAnotherVersionIsRefused(t *testing.T) {
+	t.Parallel()
+	good, err := (&handle{ID: "c", Mode: modeDirect}).encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decodeHandle(good); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "{}", `{"v":2,"id":"c","mode":"direct"}`, `{"v":1,"id":"","mode":"direct"}`, `{"v":1,"id":"c","mode":"other"}`} {
+		if _, err := decodeHandle(runtime.Handle(bad)); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestContextOfTheDockerCommandNamesTheEngine(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("DOCKER_CONFIG", dir)
+	t.Setenv("DOCKER_HOST", "")
+	t.Setenv("DOCKER_CONTEXT", "")
+	if got, err := engineHost(""); got != "" || err != nil {
+		t.Errorf("without a configuration: %q, %v", got, err)
+	}
+	if err := writeFile(filepath.Join(dir, "config.json"), map[string]string{"currentContext": "default"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := engineHost(""); got != "" || err != nil {
+		t.Errorf("with the default context: %q, %v", got, err)
+	}
+	if got, err := engineHost("unix:///mine"); got != "unix:///mine" || err != nil {
+		t.Errorf("with an option: %q, %v", got, err)
+	}
+	if _, err := engineHost("ssh://host"); !errors.Is(err, runtime.ErrUnavailable) {
+		t.Errorf("ssh: %v", err)
+	}
+}
+
+func TestSeccompFilterIsAnAllowList(t *testing.T) {
+	t.Parallel()
+	text, err := seccompJSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p seccompProfile
+	if err := json.Unmarshal([]byte(text), &p); err != nil {
+		t.Fatal(err)
+	}
+	if p.DefaultAction != refuse {
+		t.Errorf("default action %s", p.DefaultAction)
+	}
+	allowed := map[string]bool{}
+	for _, calls := range p.Syscalls {
+		for _, name := range calls.Names {
+			if calls.Action == allow && len(calls.Args) == 0 {
+				allowed[name] = true
+			}
+		}
+	}
+	for _, name := range []string{"chmod", "fchmod", "fchmodat", "fchmodat2", "open", "openat", "openat2", "creat", "mknod", "mknodat", "clone", "clone3", "ioctl", "socket", "socketcall",
+		"socketpair", "personality", "unshare", "setns", "mount", "umount2", "move_mount", "fsopen", "bpf", "perf_event_open", "keyctl", "add_key", "request_key", "userfaultfd", "io_uring_setup",
+		"modify_ldt", "kexec_load", "init_module", "reboot", "swapon", "pivot_root", "chroot", "open_by_handle_at", "quotactl", "syslog", "acct", "iopl", "ioperm", "settimeofday", "sethostname"} {
+		if allowed[name] {
+			t.Errorf("%s is allowed whatever its arguments", name)
+		}
+	}
+	for _, name := range []string{"read", "execve", "futex", "mmap", "kill", "wait4", "ptrace", "prctl"} {
+		if !allowed[name] {
+			t.Errorf("%s is not allowed", name)
+		}
+	}
+}
+
+// TestIoctlRulesRefuseTwoRequests evaluates the rules as the kernel does.
+func TestIoctlRulesRefuseTwoRequests(t *testing.T) {
+	t.Parallel()
+	var p seccompProfile
+	p.allowIoctls()
+	passes := func(request uint64) bool {
+		return slices.ContainsFunc(p.Syscalls, func(c seccompCalls) bool {
+			return request&c.Args[0].Value == c.Args[0].ValueTwo
+		})
+	}
+	for request := range uint64(1 << 17) {
+		if want := request != ioctlTIOCSTI && request != ioctlTIOCLINUX; passes(request) != want {
+			t.Errorf("request %#x: allowed %v", request, !want)
+		}
+		if passes(request|1<<40) != passes(request) {
+			t.Errorf("request %#x: the upper half matters", request)
+		}
+	}
+}
