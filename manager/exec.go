@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
@@ -35,17 +36,26 @@ type ExecOptions struct {
 
 // ExecResult is how a further command ended and what it printed.
 type ExecResult struct {
-	ExitCode    int           `json:"exit_code"`
-	Signal      string        `json:"signal,omitempty"`
-	TimedOut    bool          `json:"timed_out,omitempty"`
-	Stdout      []byte        `json:"stdout,omitempty"` // head and tail, with a mark where the middle is left out
-	Stderr      []byte        `json:"stderr,omitempty"`
-	StdoutBytes int64         `json:"stdout_bytes"` // in all
-	StderrBytes int64         `json:"stderr_bytes"`
-	Truncated   bool          `json:"truncated,omitempty"`
-	Replayed    bool          `json:"-"` // the result of an earlier call with the same idempotency key
-	Duration    time.Duration `json:"duration"`
+	ExitCode int           `json:"exit_code"`
+	Signal   string        `json:"signal,omitempty"`
+	TimedOut bool          `json:"timed_out,omitempty"`
+	Stdout   Output        `json:"stdout"`
+	Stderr   Output        `json:"stderr"`
+	Replayed bool          `json:"-"` // the result of an earlier call with the same idempotency key
+	Duration time.Duration `json:"duration"`
 }
+
+// Output is what a command printed on one stream. Where that is more than was
+// to be kept, its middle is left out: Head and Tail do not touch. No mark stands
+// between them, because the command could print the same.
+type Output struct {
+	Head  []byte `json:"head,omitempty"` // from the beginning; everything, when all fits
+	Tail  []byte `json:"tail,omitempty"` // to the end; empty when all fits
+	Bytes int64  `json:"bytes"`          // printed in all
+}
+
+// LeftOut returns how many bytes between Head and Tail are left out.
+func (o Output) LeftOut() int64 { return o.Bytes - int64(len(o.Head)+len(o.Tail)) }
 
 // Exec runs a further command in a running sandbox and returns when it has
 // ended. A non-zero exit is a result. When ctx ends, the command is killed.
@@ -122,9 +132,7 @@ func (m *Manager) exec(ctx context.Context, runID string, opts ExecOptions) (*Ex
 	}
 	return &ExecResult{
 		ExitCode: ended.Code, Signal: signalName(int(ended.Signal)), TimedOut: ended.TimedOut,
-		Stdout: stdout.bytes(), Stderr: stderr.bytes(), StdoutBytes: stdout.total, StderrBytes: stderr.total,
-		Truncated: stdout.truncated() || stderr.truncated(),
-		Duration:  time.Since(started),
+		Stdout: stdout.output(), Stderr: stderr.output(), Duration: time.Since(started),
 	}, nil
 }
 
@@ -245,50 +253,45 @@ func (m *Manager) Stats(ctx context.Context, runID string) (runtime.Stats, error
 	return stats, wrapf(err, "read the usage of %s", runID)
 }
 
-// headTail keeps the first and the last bytes of what is written to it, and
-// counts the rest. It has one writer.
+// headTail keeps the first and the last bytes of what is written to it, keep in
+// all, and counts the rest. It has one writer, and grows with what is written.
 type headTail struct {
-	half  int
-	head  []byte
-	tail  []byte // a ring once it is full
-	next  int    // where the ring goes on
-	total int64
+	headRoom, tailRoom int // most bytes of either
+	head               []byte
+	tail               []byte // a ring once it has tailRoom bytes
+	next               int    // where the ring goes on
+	total              int64
 }
 
-func newHeadTail(keep int) *headTail { return &headTail{half: max(keep/2, 1)} }
+func newHeadTail(keep int) *headTail {
+	return &headTail{headRoom: keep - keep/2, tailRoom: keep / 2}
+}
 
+// Write implements io.Writer; it never fails.
 func (h *headTail) Write(p []byte) (int, error) {
 	n := len(p)
 	h.total += int64(n)
-	if room := h.half - len(h.head); room > 0 {
-		take := min(room, len(p))
-		h.head = append(h.head, p[:take]...)
-		p = p[take:]
+	take := min(h.headRoom-len(h.head), len(p))
+	h.head = append(h.head, p[:take]...)
+	p = p[take:]
+	if len(p) > h.tailRoom {
+		p = p[len(p)-h.tailRoom:]
 	}
-	if len(p) > h.half {
-		p = p[len(p)-h.half:]
-	}
-	if room := h.half - len(h.tail); room > 0 {
-		take := min(room, len(p))
-		h.tail = append(h.tail, p[:take]...)
-		p = p[take:]
-	}
-	for len(p) > 0 {
+	take = min(h.tailRoom-len(h.tail), len(p))
+	h.tail = append(h.tail, p[:take]...)
+	for p = p[take:]; len(p) > 0; {
 		copied := copy(h.tail[h.next:], p)
-		h.next = (h.next + copied) % h.half
+		h.next = (h.next + copied) % h.tailRoom
 		p = p[copied:]
 	}
 	return n, nil
 }
 
-func (h *headTail) truncated() bool { return h.total > int64(len(h.head)+len(h.tail)) }
-
-// bytes returns what was kept, with a mark where something is left out.
-func (h *headTail) bytes() []byte {
-	out := bytes.Clone(h.head)
-	if h.truncated() {
-		out = fmt.Appendf(out, "\n[%d bytes left out]\n", h.total-int64(len(h.head)+len(h.tail)))
+// output returns what was kept. Nothing is written to h after it.
+func (h *headTail) output() Output {
+	tail := slices.Concat(h.tail[h.next:], h.tail[:h.next])
+	if h.total == int64(len(h.head)+len(tail)) {
+		return Output{Head: append(h.head, tail...), Bytes: h.total}
 	}
-	out = append(out, h.tail[h.next:]...)
-	return append(out, h.tail[:h.next]...)
+	return Output{Head: h.head, Tail: tail, Bytes: h.total}
 }

@@ -150,7 +150,7 @@ func (m *Manager) guestFile(ctx context.Context, runID string, stdin io.Reader, 
 	if err != nil {
 		return "", err
 	}
-	reply := strings.TrimSpace(string(said.bytes()))
+	reply := strings.TrimSpace(string(said.output().Head))
 	if result.Code != 0 {
 		code := CodeInvalidArgument
 		if strings.HasSuffix(reply, syscall.ENOENT.Error()) {

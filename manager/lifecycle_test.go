@@ -174,8 +174,8 @@ func TestIdempotencyKeys(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(result.Stdout) != "x\n" || result.Replayed != replayed {
-			t.Errorf("call %d printed %q, replayed=%v", i, result.Stdout, result.Replayed)
+		if string(result.Stdout.Head) != "x\n" || result.Replayed != replayed {
+			t.Errorf("call %d printed %q, replayed=%v", i, result.Stdout.Head, result.Replayed)
 		}
 	}
 }

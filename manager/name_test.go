@@ -33,7 +33,7 @@ func TestValidRunIDWantsTheExactForm(t *testing.T) {
 		"run_0123456789ag":       false,
 		"RUN_0123456789ab":       false,
 		"run-0123456789ab":       false,
-		" run_0123456789ab":      false,
+		" run_0123456789ab":      false, //nolint:gocritic // the space is the point
 		"run_0123456789ab\n":     false,
 		"run_../../../ab":        false,
 		"run_\u0660123456789a":   false,

@@ -100,9 +100,13 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	if err != nil {
 		return err
 	}
-	if got, err := m.store.AcquireLease(ctx, row.ID, m.holder.ID(), leaseTTL); err != nil {
+	got, err := m.store.AcquireLease(ctx, row.ID, m.holder.ID(), leaseTTL)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return notFound(row.ID) // destroyed meanwhile
+	case err != nil:
 		return err
-	} else if !got {
+	case !got:
 		return failf(CodeConflict, "look at its state with resolve", "another process is working on the run")
 	}
 	row, err = m.store.ChangeRun(ctx, row.ID, []string{string(StateCreated)}, func(row *storage.RunRow) {

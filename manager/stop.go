@@ -73,8 +73,7 @@ func (m *Manager) stopUntilFinal(ctx context.Context, driver runtime.Runtime, ro
 	ctx, cancel := context.WithTimeout(ctx, grace+stopSlack)
 	defer cancel()
 	if err := driver.Stop(ctx, row.Handle, grace); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-		return &Error{Code: AsError(err).Code, Message: "the request to stop is recorded and will be carried out as soon as the runtime answers", Retryable: true,
-			Next: "call again, or look at it with resolve", Err: err}
+		return stopPending(err)
 	}
 	for {
 		changed := m.changes.watch()
@@ -88,12 +87,24 @@ func (m *Manager) stopUntilFinal(ctx context.Context, driver runtime.Runtime, ro
 		if State(row.State).Terminal() {
 			return nil
 		}
+		if known, err := decode[meta](row.Meta, "metadata", row.ID); err == nil && known.Unconfirmed != "" {
+			return stopPending(failf(CodeRuntimeUnavailable, "", "%s", known.Unconfirmed))
+		}
 		if err := m.adopt(ctx, row); err != nil {
 			return err
 		}
 		if err := waitFor(ctx, changed, pollInterval); err != nil {
 			return failf(CodeTimeout, "look at it with resolve; the stop goes on", "it had not ended %v after the kill", stopSlack)
 		}
+	}
+}
+
+// stopPending is the error of a stop that will be carried out later.
+func stopPending(cause error) error {
+	return &Error{
+		Code: AsError(cause).Code, Retryable: true, Err: cause,
+		Message: "the request to stop is recorded, and is carried out as soon as the runtime answers",
+		Next:    "call again, or look at it with resolve",
 	}
 }
 

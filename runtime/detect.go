@@ -49,7 +49,11 @@ func ProbeOf(driver Runtime) Probe {
 		if err != nil {
 			return Finding{}, err
 		}
-		return Finding{Available: true, Isolation: can.Isolation, Detail: can.Note}, nil
+		detail := can.Note
+		if can.Mend != "" {
+			detail += "; " + can.Mend
+		}
+		return Finding{Available: true, Isolation: can.Isolation, Detail: detail}, nil
 	}}
 }
 

@@ -211,6 +211,7 @@ type Object struct {
 type Capabilities struct {
 	Isolation    Isolation // what a new sandbox will get
 	Note         string    // why it is not stronger, for a person; empty if it is the best there is
+	Mend         string    // what a person can do to make it stronger; empty if nothing
 	TTY          bool
 	Resize       bool // the size of a terminal can be changed while the command runs
 	Exec         bool
@@ -324,8 +325,9 @@ type Runtime interface {
 	Wait(ctx context.Context, h Handle) (Exit, error)
 	// Signal sends sig to the command's process group.
 	Signal(ctx context.Context, h Handle, sig syscall.Signal) error
-	// Stop sends SIGTERM, waits for grace at most, then kills. It is nil
-	// when the command has ended, also if it had ended before.
+	// Stop sends SIGTERM, waits for grace at most, then kills; with no grace
+	// it kills at once. It is nil when the command has ended, also if it
+	// had ended before.
 	Stop(ctx context.Context, h Handle, grace time.Duration) error
 	// Remove kills what runs and removes everything that Create and Start
 	// made. It is nil when there is nothing left to remove.

@@ -26,7 +26,7 @@ the last lines are shown first. The exit code is that of the run's command if it
 ends meanwhile.`,
 		Example: `  drawbridge attach my-run
   drawbridge attach --detach-keys ctrl-a,d my-run`,
-		Args:              runArgs(1, 1),
+		Args:              runArgs(1),
 		ValidArgsFunction: a.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			opts, err := parseForeground(keys)

@@ -71,7 +71,7 @@ func (a *app) demo(ctx context.Context, image, sandbox string) error {
 		return fmt.Errorf("make a directory for the demo: %w", err)
 	}
 	d := &demo{app: a, home: filepath.Join(dir, "home"), workspace: filepath.Join(dir, "workspace"), image: image}
-	if err := os.Mkdir(d.workspace, 0o755); err != nil {
+	if err := os.Mkdir(d.workspace, 0o750); err != nil {
 		return errors.Join(fmt.Errorf("make a workspace for the demo: %w", err), os.RemoveAll(dir))
 	}
 	d.serve = []string{"serve", "--home", d.home, "--workspace-root", d.workspace, "--image", image, "--sandbox", sandbox}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -202,10 +203,8 @@ func checkGuest() finding {
 }
 
 func guestFound(dir string, archs []string) finding {
-	for _, arch := range archs {
-		if arch == goruntime.GOARCH {
-			return ok("guest", "for %v in %s", archs, dir)
-		}
+	if slices.Contains(archs, goruntime.GOARCH) {
+		return ok("guest", "for %v in %s", archs, dir)
 	}
 	return warn("guest", "put drawbridge-guest-linux-"+goruntime.GOARCH+" beside it, unless the engine is another machine",
 		"only for %v in %s, and this machine is %s", archs, dir, goruntime.GOARCH)
@@ -224,7 +223,7 @@ func checkDisk(home string) finding {
 	if err := unix.Statfs(dir, &fs); err != nil {
 		return warn("disk", "", "the free space of %s is unknown: %v", dir, err)
 	}
-	free := int64(fs.Bavail) * int64(fs.Bsize)
+	free := int64(fs.Bavail) * int64(fs.Bsize) //nolint:unconvert // their types differ between systems
 	switch next := "free space; `drawbridge prune` removes ended runs"; {
 	case free < diskFail:
 		return fail("disk", next, "%s free for %s", bytesText(free), home)

@@ -99,8 +99,7 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 // flag that exists.
 func flagError(cmd *cobra.Command, err error) error {
 	next := "see `" + cmd.CommandPath() + " --help`"
-	var unknown *pflag.NotExistError
-	if errors.As(err, &unknown) {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 		if near := nearest(unknown.GetSpecifiedName(), names); near != "" {

@@ -33,7 +33,7 @@ command prints is not part of the run's log.`,
 		Example: `  drawbridge exec my-run -- ls -la
   drawbridge exec -t my-run -- sh
   drawbridge exec -i my-run -- tar xf - < files.tar`,
-		Args: func(cmd *cobra.Command, args []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 || len(args) == 2 && args[1] == "--" {
 				return usagef("write e.g. `drawbridge exec my-run -- ls`", "exec needs a run and a command")
 			}

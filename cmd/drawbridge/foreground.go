@@ -167,7 +167,7 @@ func (a *app) onTerminal(ctx context.Context, m *manager.Manager, r *manager.Run
 	}
 	// Deferred for panics; called below before anything is said.
 	defer restore()
-	defer screen.Reset()
+	defer func() { _ = screen.Reset() }() // the terminal may be gone
 
 	resizing, stopResizing := context.WithCancel(ctx)
 	var resizer sync.WaitGroup
@@ -301,7 +301,7 @@ func (a *app) showForeground(ctx context.Context, m *manager.Manager, r *manager
 		}
 		pos = next
 	}
-	_, err = a.followLog(ctx, m, r.ID, reader, pos, sink)
+	err = a.followLog(ctx, m, r.ID, reader, pos, sink)
 	return err
 }
 

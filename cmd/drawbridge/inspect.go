@@ -33,7 +33,7 @@ func (a *app) inspectCommand() *cobra.Command {
 		Short: "Show everything that is known of a run",
 		Example: `  drawbridge inspect my-run
   drawbridge inspect --output json my-run | jq .run.exit_code`,
-		Args:              runArgs(1, 1),
+		Args:              runArgs(1),
 		ValidArgsFunction: a.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			m, err := a.open()

@@ -41,7 +41,7 @@ logs says how much.`,
 		Example: `  drawbridge logs my-run
   drawbridge logs -f -n 20 my-run
   drawbridge logs --output json --stream stderr my-run`,
-		Args:              runArgs(1, 1),
+		Args:              runArgs(1),
 		ValidArgsFunction: a.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			view := logView{timestamps: timestamps, raw: raw, json: output == formatJSON}
@@ -113,7 +113,7 @@ func (a *app) showLog(ctx context.Context, m *manager.Manager, r *manager.Run, l
 		pos = next
 	}
 	if follow {
-		_, err = a.followLog(ctx, m, r.ID, reader, pos, sink)
+		err = a.followLog(ctx, m, r.ID, reader, pos, sink)
 	} else {
 		_, err = copyLog(ctx, reader, pos, sink)
 	}
@@ -159,7 +159,7 @@ func copyLog(ctx context.Context, reader *logring.Reader, pos logring.Position, 
 
 // followLog writes the log from pos on until the run has ended and all of it is
 // written, or ctx ends, which is its error.
-func (a *app) followLog(ctx context.Context, m *manager.Manager, id string, reader *logring.Reader, pos logring.Position, sink *logSink) (logring.Position, error) {
+func (a *app) followLog(ctx context.Context, m *manager.Manager, id string, reader *logring.Reader, pos logring.Position, sink *logSink) error {
 	// The record of a run's end is written after the last of its log, so what
 	// is there once Wait returns is all there will be.
 	live, ended := context.WithCancel(ctx)
@@ -174,20 +174,21 @@ func (a *app) followLog(ctx context.Context, m *manager.Manager, id string, read
 	for live.Err() == nil {
 		var err error
 		if pos, err = copyLog(ctx, reader, pos, sink); err != nil {
-			return pos, err
+			return err
 		}
 		if err := reader.Wait(live, pos); err != nil && live.Err() == nil {
-			return pos, fmt.Errorf("wait for more of the log: %w", err)
+			return fmt.Errorf("wait for more of the log: %w", err)
 		}
 	}
 	if err := ctx.Err(); err != nil {
-		return pos, err
+		return err
 	}
 	waiter.Wait()
 	if waited != nil {
-		return pos, waited
+		return waited
 	}
-	return copyLog(ctx, reader, pos, sink)
+	_, err := copyLog(ctx, reader, pos, sink)
+	return err
 }
 
 // untilEnd waits until a run has ended, however it ended.

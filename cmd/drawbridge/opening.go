@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
 	"github.com/drawbridge-mcp/drawbridge/tools"
@@ -13,7 +14,8 @@ import (
 // gets its first answer at once, and a home that cannot be opened is an answer that
 // says so rather than a server that is not there.
 type opening struct {
-	opts manager.ManagerOptions
+	opts   manager.ManagerOptions
+	wanted func() // ends the delay of the first attempt
 
 	mu      sync.Mutex
 	attempt *attempt // guarded by mu; never nil
@@ -30,14 +32,22 @@ type attempt struct {
 
 var errClosing = errors.New("the server is stopping")
 
+// openDelay is how long the opening waits for the first call that needs a manager.
+// Clients begin with calls that need none; opening competes with their answers for
+// the processor.
+const openDelay = 100 * time.Millisecond
+
 func openInBackground(opts manager.ManagerOptions) *opening {
-	return &opening{opts: opts, attempt: tryToOpen(opts)}
+	ready, wanted := context.WithTimeout(context.Background(), openDelay)
+	return &opening{opts: opts, wanted: wanted, attempt: tryToOpen(ready, opts)}
 }
 
-func tryToOpen(opts manager.ManagerOptions) *attempt {
+// tryToOpen opens a manager once ready has ended.
+func tryToOpen(ready context.Context, opts manager.ManagerOptions) *attempt {
 	try := &attempt{done: make(chan struct{})}
 	go func() {
 		defer close(try.done)
+		<-ready.Done()
 		try.manager, try.err = manager.NewManagerWithOptions(opts)
 	}()
 	return try
@@ -46,6 +56,7 @@ func tryToOpen(opts manager.ManagerOptions) *attempt {
 // get returns the manager once it is open. After a failure each call tries again:
 // the person may have mended it meanwhile.
 func (o *opening) get(ctx context.Context) (tools.Runs, error) {
+	o.wanted()
 	o.mu.Lock()
 	if o.closed {
 		o.mu.Unlock()
@@ -61,7 +72,9 @@ func (o *opening) get(ctx context.Context) (tools.Runs, error) {
 	}
 	o.mu.Lock()
 	if o.attempt == try && !o.closed {
-		o.attempt = tryToOpen(o.opts)
+		now, cancel := context.WithCancel(context.Background())
+		cancel()
+		o.attempt = tryToOpen(now, o.opts)
 	}
 	next := o.attempt
 	o.mu.Unlock()
@@ -85,6 +98,7 @@ func (t *attempt) wait(ctx context.Context) error {
 
 // close waits for an opening that is under way and closes the manager.
 func (o *opening) close() error {
+	o.wanted()
 	o.mu.Lock()
 	o.closed = true
 	try := o.attempt

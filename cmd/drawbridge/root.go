@@ -173,12 +173,11 @@ func (a *app) say(format string, args ...any) {
 	fmt.Fprintf(a.err, format+"\n", args...)
 }
 
-// runArgs accepts between least and most references to runs; most 0 is any
-// number.
-func runArgs(least, most int) cobra.PositionalArgs {
+// runArgs accepts one to most references to runs; most 0 is any number.
+func runArgs(most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
-		case len(args) < least:
+		case len(args) == 0:
 			return usagef("name a RUN: its ID, the beginning of its ID, or its name; `drawbridge list` shows them",
 				"%s needs the run that it is about", cmd.Name())
 		case most > 0 && len(args) > most:

@@ -18,7 +18,7 @@ func (a *app) startCommand() *cobra.Command {
 		Short: "Start runs that have been created",
 		Example: `  drawbridge start my-run
   drawbridge start --attach my-run`,
-		Args:              runArgs(1, 0),
+		Args:              runArgs(0),
 		ValidArgsFunction: a.completeRuns,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if !attach {

@@ -25,7 +25,7 @@ The command gets SIGTERM and, after the grace, SIGKILL. A run that has ended
 already is no error. The run and its log stay until "drawbridge destroy".`,
 		Example: `  drawbridge stop my-run
   drawbridge stop --grace 2s my-run other-run`,
-		Args:              runArgs(1, 0),
+		Args:              runArgs(0),
 		ValidArgsFunction: a.completeRuns,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if opts.Grace < 0 {
@@ -57,7 +57,7 @@ A run that is still running is not touched without --force, which stops it
 first.`,
 		Example: `  drawbridge destroy my-run
   drawbridge destroy --force run_3f2a`,
-		Args:              runArgs(1, 0),
+		Args:              runArgs(0),
 		ValidArgsFunction: a.completeRuns,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.eachRun(cmd, args, func(ctx context.Context, m *manager.Manager, r *manager.Run) error {

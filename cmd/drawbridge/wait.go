@@ -37,7 +37,7 @@ when a run has ended without printing what --match looks for.`,
 		Example: `  drawbridge wait my-run
   drawbridge wait --match 'listening on' --timeout 30s server
   drawbridge wait --any run_3f run_a0`,
-		Args:              runArgs(1, 0),
+		Args:              runArgs(0),
 		ValidArgsFunction: a.completeRuns,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			query := manager.WaitQuery{All: !anyRun}

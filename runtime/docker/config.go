@@ -3,6 +3,7 @@ package docker
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -94,9 +95,7 @@ func check(spec runtime.Spec) error {
 // passes the engine.
 func (p *plan) config(arguments, env []string) *container.Config {
 	labels := make(map[string]string, len(p.spec.Labels)+5)
-	for key, value := range p.spec.Labels {
-		labels[key] = value
-	}
+	maps.Copy(labels, p.spec.Labels)
 	labels[runtime.LabelRun] = p.spec.ID
 	labels[runtime.LabelHome] = p.spec.Home
 	labels[runtime.LabelRole] = runtime.RoleSandbox

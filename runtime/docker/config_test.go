@@ -185,7 +185,7 @@ func TestFactsChooseTheMode(t *testing.T) {
 func TestSandboxOptionDecidesOnGVisor(t *testing.T) {
 	t.Parallel()
 	yes, no := true, false
-	offered, absent := &facts{runsc: "runsc", runc: "runc"}, &facts{runc: "runc"}
+	offered, absent := &facts{runsc: "runsc", runc: "runc", filters: true}, &facts{runc: "runc"}
 	for name, test := range map[string]struct {
 		option *bool
 		facts  *facts
@@ -194,6 +194,7 @@ func TestSandboxOptionDecidesOnGVisor(t *testing.T) {
 		err    error
 	}{
 		"default, offered":      {nil, offered, "runsc", false, nil},
+		"offered, no filter":    {nil, &facts{runsc: "runsc", runc: "runc"}, "runsc", true, nil},
 		"default, not offered":  {nil, absent, "runc", true, nil},
 		"required, offered":     {&yes, offered, "runsc", false, nil},
 		"required, not offered": {&yes, absent, "", false, runtime.ErrUnavailable},

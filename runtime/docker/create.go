@@ -285,8 +285,8 @@ func (r *releases) push(f func() error) { *r = append(*r, f) }
 
 func (r *releases) run() error {
 	var failed []error
-	for i := len(*r) - 1; i >= 0; i-- {
-		failed = append(failed, (*r)[i]())
+	for _, undo := range slices.Backward(*r) {
+		failed = append(failed, undo())
 	}
 	*r = nil
 	return errors.Join(failed...)

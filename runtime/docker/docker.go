@@ -94,6 +94,7 @@ type Driver struct {
 var (
 	_ runtime.Runtime      = (*Driver)(nil)
 	_ runtime.ImageManager = (*Driver)(nil)
+	_ runtime.DirReleaser  = (*Driver)(nil)
 )
 
 // New returns a driver. It does not connect: an engine that is not there shows
@@ -144,8 +145,8 @@ func (d *Driver) guestProgram(arch string) (string, error) {
 	if d.options.GuestDir != "" {
 		dirs = append(dirs, d.options.GuestDir)
 	} else if self, err := os.Executable(); err == nil {
-		if real, err := filepath.EvalSymlinks(self); err == nil {
-			self = real
+		if resolved, err := filepath.EvalSymlinks(self); err == nil {
+			self = resolved
 		}
 		dirs = append(dirs, filepath.Dir(self), filepath.Join(filepath.Dir(self), "..", "libexec", "drawbridge"))
 	}

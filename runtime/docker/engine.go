@@ -30,6 +30,7 @@ type facts struct {
 	at         time.Time
 	arch       string // as Go names it
 	runsc      string // name of the gVisor runtime, empty if there is none
+	filters    bool   // that runtime applies the seccomp filter that it is given
 	runc       string // name of the runc runtime, empty for the engine's default
 	remaps     bool   // the engine maps the users of containers by default
 	sameKernel bool   // containers run on this machine's kernel and see its files
@@ -71,6 +72,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 	return runtime.Capabilities{
 		Isolation:    how.isolation,
 		Note:         how.note,
+		Mend:         how.mend,
 		TTY:          true,
 		Resize:       how.mode == modeDirect,
 		Exec:         true,
@@ -158,6 +160,7 @@ func factsOf(info system.Info, host, kernel string) (*facts, error) {
 		switch base := path.Base(info.Runtimes[name].Path); {
 		case name == "runsc", base == "runsc" && f.runsc == "":
 			f.runsc = name
+			f.filters = slices.Contains(info.Runtimes[name].Args, ociSeccomp) || slices.Contains(info.Runtimes[name].Args, ociSeccomp+"=true")
 		case name == "runc":
 			f.runc = name
 		}
@@ -186,12 +189,17 @@ func goArch(machine string) string {
 type chosen struct {
 	runtime   string // the engine's name for it; empty is its default
 	isolation runtime.Isolation
-	note      string
+	note      string // short: it is part of every answer about a run
+	mend      string // what a person can do about it
 	mode      mode
 }
 
+// ociSeccomp makes gVisor apply the seccomp filter of a container, which it ignores
+// otherwise because its own kernel is what protects the host.
+const ociSeccomp = "--oci-seccomp"
+
 // registerRunsc is how a person gets gVisor into an engine.
-const registerRunsc = `install runsc (https://gvisor.dev/docs/user_guide/install), put {"runtimes":{"runsc":{"path":"/usr/local/bin/runsc","runtimeArgs":["--platform=systrap"]}}} into /etc/docker/daemon.json, and reload the engine with ` + "`systemctl reload docker`"
+const registerRunsc = `install runsc (https://gvisor.dev/docs/user_guide/install), put {"runtimes":{"runsc":{"path":"/usr/local/bin/runsc","runtimeArgs":["--platform=systrap","--oci-seccomp"]}}} into /etc/docker/daemon.json, and reload the engine with ` + "`systemctl reload docker`"
 
 // isolation chooses what stands between a new sandbox and the host.
 func (d *Driver) isolation(f *facts) (chosen, error) {
@@ -203,13 +211,18 @@ func (d *Driver) isolation(f *facts) (chosen, error) {
 	switch {
 	case f.runsc != "" && (want == nil || *want):
 		c.runtime, c.isolation, c.mode = f.runsc, runtime.IsolationGVisor, modeEngine
+		if !f.filters {
+			c.note = "gVisor is registered without " + ociSeccomp + ": the sandbox can leave set-user-ID files in its workspace"
+			c.mend = "add " + ociSeccomp + " to the runtimeArgs of " + f.runsc + " in /etc/docker/daemon.json"
+		}
 		return c, nil
 	case want != nil && *want:
-		return chosen{}, fmt.Errorf("make a sandbox with gVisor: this Docker engine does not offer it: %w; %s, or do without it with --no-sandbox", runtime.ErrUnavailable, registerRunsc)
+		return chosen{}, fmt.Errorf("make a sandbox with gVisor: this Docker engine does not offer it: %w; %s, or do without it with --sandbox none", runtime.ErrUnavailable, registerRunsc)
 	case want != nil:
 		c.note = "gVisor was declined: the sandbox shares the kernel of the engine's host"
 	default:
-		c.note = "this Docker engine does not offer gVisor: the sandbox shares the kernel of the engine's host; for more, " + registerRunsc
+		c.note = "this Docker engine does not offer gVisor: the sandbox shares the kernel of the engine's host"
+		c.mend = "for more, " + registerRunsc
 	}
 	if f.relabels {
 		c.note += "; SELinux does not confine it, because the workspace keeps its own label"

@@ -59,6 +59,9 @@ func (d *Driver) execEngine(ctx context.Context, h *handle, spec runtime.ExecSpe
 		<-killed
 		return runtime.ExecResult{}, ctx.Err()
 	}
+	if err != nil && d.stopped(ctx, h) {
+		return runtime.ExecResult{}, d.notRunning(ctx, h, err)
+	}
 	if err != nil {
 		return runtime.ExecResult{}, d.fail(ctx, err, "read its output")
 	}

@@ -56,7 +56,7 @@ func (d *Driver) firstFrame(ctx context.Context, h *handle) (link.Status, error)
 	if err != nil {
 		return link.Status{}, err
 	}
-	defer frames.close()
+	defer func() { _ = frames.close() }() // it was only read
 	for {
 		frame, err := frames.next()
 		if errors.Is(err, io.EOF) {
@@ -113,7 +113,7 @@ func (d *Driver) lastFrame(ctx context.Context, h *handle) (link.Status, error) 
 	if err != nil {
 		return link.Status{}, err
 	}
-	defer frames.close()
+	defer func() { _ = frames.close() }() // it was only read
 	var last link.Status
 	for {
 		frame, err := frames.next()

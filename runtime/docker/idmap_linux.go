@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -147,22 +148,22 @@ func newUserSpace() (*os.File, error) {
 // ReleaseDir unmounts what is mounted under the directory of a run (Spec.Dir), so
 // that the directory can be removed without reaching into anything else. It is
 // for directories whose handle was lost; Remove does it by itself.
-func ReleaseDir(dir string) error {
-	real, err := filepath.EvalSymlinks(dir)
+func (d *Driver) ReleaseDir(dir string) error {
+	resolved, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("release %s: %w", dir, err)
 	}
-	points, err := mountsBelow(real)
+	points, err := mountsBelow(resolved)
 	if err != nil {
 		return fmt.Errorf("release %s: %w", dir, err)
 	}
 	var failed []error
 	// The last mount first, as it may be on top of others.
-	for i := len(points) - 1; i >= 0; i-- {
-		failed = append(failed, unmount(points[i]))
+	for _, point := range slices.Backward(points) {
+		failed = append(failed, unmount(point))
 	}
 	return errors.Join(failed...)
 }

@@ -56,7 +56,7 @@ func TestMappedWorkspaceSwapsRootAndTheSandboxsUser(t *testing.T) {
 			t.Errorf("the file of %s belongs to %d in the mount, want %d", name, got, want)
 		}
 	}
-	if err := ReleaseDir(dir); err != nil {
+	if err := new(Driver).ReleaseDir(dir); err != nil {
 		t.Fatal(err)
 	}
 	if entries, err := os.ReadDir(target); err != nil || len(entries) != 0 {
@@ -85,16 +85,16 @@ func TestReleaseDirLeavesOthersAlone(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := ReleaseDir(one); err != nil {
+	if err := new(Driver).ReleaseDir(one); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := mountsBelow(two); err != nil || len(left) != 1 {
 		t.Errorf("the other has %v, %v; want its mount", left, err)
 	}
-	if err := ReleaseDir(two); err != nil {
+	if err := new(Driver).ReleaseDir(two); err != nil {
 		t.Fatal(err)
 	}
-	if err := ReleaseDir(filepath.Join(home, "absent")); err != nil {
+	if err := new(Driver).ReleaseDir(filepath.Join(home, "absent")); err != nil {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

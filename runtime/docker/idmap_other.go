@@ -17,6 +17,6 @@ func (*idMapper) mount(string, string) error { return errNoMapping }
 
 // ReleaseDir unmounts what is mounted under the directory of a run. Nothing is,
 // on this system.
-func ReleaseDir(string) error { return nil }
+func (d *Driver) ReleaseDir(string) error { return nil }
 
 func unmount(string) error { return nil }

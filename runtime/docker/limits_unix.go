@@ -15,5 +15,5 @@ func openFilesFor(f *facts) int64 {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
 		return openFiles
 	}
-	return int64(min(openFiles, uint64(own.Max)))
+	return int64(min(openFiles, uint64(own.Max))) //nolint:unconvert // its type differs between systems
 }

@@ -3,29 +3,49 @@
 package docker
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
+// claimTime is how long a claim is tried: a process that was killed may leave its
+// own for a moment, in a child that has not got to its program yet.
+const claimTime = 2 * time.Second
+
 // claimStart makes the caller the only one, in any process, that starts this
 // sandbox. The claim ends with its process.
-func (d *Driver) claimStart(h *handle) (release func(), err error) {
+func claimStart(ctx context.Context, h *handle) (release func(), err error) {
 	lock, err := os.OpenFile(h.lock(), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock: %w", err)
 	}
-	err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if err != nil {
-		lock.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("another call is starting it: %w", runtime.ErrConflict)
+	for end := time.Now().Add(claimTime); ; {
+		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() {
+				// Closing alone would leave it to a child that is being
+				// forked at this moment.
+				_ = unix.Flock(int(lock.Fd()), unix.LOCK_UN)
+				_ = lock.Close()
+			}, nil
 		}
-		return nil, fmt.Errorf("lock: %w", err)
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			err = fmt.Errorf("lock: %w", err)
+			break
+		}
+		if time.Now().After(end) {
+			err = fmt.Errorf("another call is starting it: %w", runtime.ErrConflict)
+			break
+		}
+		if err = sleep(ctx, endLook); err != nil {
+			break
+		}
 	}
-	return func() { lock.Close() }, nil
+	return nil, errors.Join(err, lock.Close())
 }

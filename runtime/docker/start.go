@@ -46,7 +46,7 @@ func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.Star
 	if _, err := os.Stat(h.saved()); err != nil {
 		return fmt.Errorf("start the command of %s: %w", h.Run, d.nothingToStart(ctx, h, err))
 	}
-	release, err := d.claimStart(h)
+	release, err := claimStart(ctx, h)
 	if err != nil {
 		return fmt.Errorf("start the command of %s: %w", h.Run, err)
 	}
@@ -77,11 +77,26 @@ func (d *Driver) startDirect(ctx context.Context, h *handle, opts runtime.StartO
 	if err == nil && (!status.StartedAt.IsZero() || status.Exit != nil) {
 		return fmt.Errorf("it has been started already: %w", runtime.ErrConflict)
 	}
-	if _, err := os.Stat(h.begun()); err == nil {
+	abandoned := h.abandoned()
+	if abandoned {
 		if err := d.settle(ctx, h); err != nil {
 			return err
 		}
 	}
+	err = d.tryStart(ctx, h, opts)
+	if abandoned && errors.Is(err, errNoContact) {
+		// The engine was still busy with the abandoned start, whose guest
+		// looked for a socket that is gone. The next one finds ours.
+		err = d.tryStart(ctx, h, opts)
+	}
+	return err
+}
+
+// errNoContact: the guest ended before it was handed anything.
+var errNoContact = errors.New("its guest ended before it answered")
+
+// tryStart makes one attempt. The mark of an attempt stays if it fails.
+func (d *Driver) tryStart(ctx context.Context, h *handle, opts runtime.StartOptions) error {
 	var o order
 	if err := readOrder(h, &o); err != nil {
 		return d.nothingToStart(ctx, h, err)
@@ -158,7 +173,7 @@ func (d *Driver) startAndHandOver(ctx context.Context, h *handle, m *meeting, st
 			}
 			cancel()
 			<-met
-			return fmt.Errorf("its guest ended with code %d before it answered (%s); look at the engine's log", state.ExitCode, state.Error)
+			return fmt.Errorf("%w (code %d, %q); look at the engine's log", errNoContact, state.ExitCode, state.Error)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func (d *Driver) unpause(ctx context.Context, h *handle) error {
 	return d.fail(ctx, err, "let the sandbox of %s go on", h.Run)
 }
 
-// Stop ends the command: SIGTERM, after grace SIGKILL from the guest, which
+// Stop ends the command: SIGTERM unless grace is zero, after grace SIGKILL from the guest, which
 // records it, and at last SIGKILL for the container. Each step is bounded.
 func (d *Driver) Stop(ctx context.Context, rh runtime.Handle, grace time.Duration) error {
 	h, err := decodeHandle(rh)
@@ -125,6 +125,9 @@ func (d *Driver) stop(ctx context.Context, h *handle, grace time.Duration) error
 		{syscall.SIGKILL, killTime, d.killByGuest},
 		{syscall.SIGKILL, slowCallFactor * d.options.CallTimeout, d.kill},
 	} {
+		if step.sig == syscall.SIGTERM && grace == 0 {
+			continue // no time to end by itself: nothing to ask for
+		}
 		err := step.by(ctx, h, step.sig)
 		if errors.Is(err, runtime.ErrNotFound) || ctx.Err() != nil {
 			return err

@@ -113,13 +113,17 @@ func (d *Driver) finish(ctx context.Context, h *handle, said link.Status, state 
 // watchGuest returns how the command ended, or nil if the guest cannot say or ctx
 // ended.
 func (d *Driver) watchGuest(ctx context.Context, h *handle) *link.Exit {
-	for pause := endLook; ; pause = min(2*pause, time.Second) {
+	for pause := endLook; ; pause = min(2*pause, createdLook) {
 		said, err := link.ReadStatus(h.status())
 		if err == nil && said.Exit != nil {
 			return said.Exit
 		}
-		if exit := listen(ctx, h); exit != nil {
-			return exit
+		// Not before the command runs: the guest would take this for the
+		// client that StartOptions.WaitAttach waits for.
+		if err == nil && !said.StartedAt.IsZero() {
+			if exit := listen(ctx, h); exit != nil {
+				return exit
+			}
 		}
 		if sleep(ctx, pause) != nil {
 			return nil

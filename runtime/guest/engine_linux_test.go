@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,7 @@ func TestHardenedContainer(t *testing.T) {
 		"--security-opt", "no-new-privileges", "--user", "1000:1000", "--pids-limit", "64", "--tmpfs", "/tmp",
 		"-v", program + ":/run/drawbridge/guest:ro", "--entrypoint", "/run/drawbridge/guest"}
 	create := func(t *testing.T, more ...string) string {
-		id := docker(t, nil, append(hardened[:len(hardened):len(hardened)], more...)...)
+		id := docker(t, nil, append(slices.Clip(hardened), more...)...)
 		t.Cleanup(func() { docker(t, nil, "rm", "-f", id) })
 		return id
 	}

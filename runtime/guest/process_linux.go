@@ -76,7 +76,7 @@ func (p *processes) reap() {
 			close(child.done)
 		}
 		p.mu.Unlock()
-		if pid <= 0 && err != unix.EINTR {
+		if pid <= 0 && !errors.Is(err, unix.EINTR) {
 			return
 		}
 	}

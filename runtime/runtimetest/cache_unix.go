@@ -3,6 +3,7 @@
 package runtimetest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,7 +47,7 @@ func locked(name string, f func(dir string) error) error {
 	defer lock.Close()
 	for {
 		err = unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-		if err != unix.EINTR {
+		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}

@@ -154,7 +154,7 @@ func staticBusybox() (string, error) {
 	}
 	program, err := elf.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("%w (%s: %v)", errNoBusybox, path, err)
+		return "", fmt.Errorf("%w (%s: %w)", errNoBusybox, path, err)
 	}
 	defer program.Close()
 	for _, part := range program.Progs {

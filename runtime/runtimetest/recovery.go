@@ -145,7 +145,7 @@ func (s *suite) testRecovery(t *testing.T) {
 }
 
 func (s *suite) testMakerKilledRunning(t *testing.T) {
-	spec := s.spec(t, "sh", "-c", "echo before; while [ ! -e go ]; do sleep 0.02; done; echo after; exit 6")
+	spec := s.spec(t, "sh", "-c", "echo before; while [ ! -e go ]; do sleep 0.02; done; sleep 0.5; echo after; exit 6")
 	c := s.inProcess(t, childOrder{Spec: spec, Start: true})
 	b := s.adopt(t, spec, c.handle())
 	c.await("started")

@@ -114,6 +114,14 @@ func (c *attached) ended() {
 
 func (s *suite) testAttachBefore(t *testing.T) {
 	b := s.create(t, s.spec(t, "sh", "-c", "echo first; echo bad >&2"))
+	// Who only waits is no client.
+	var waiting sync.WaitGroup
+	defer waiting.Wait()
+	waiting.Go(func() {
+		if _, err := b.driver.Wait(b.ctx, b.handle); err != nil {
+			t.Errorf("wait: %v", err)
+		}
+	})
 	c := b.attach(runtime.AttachOptions{})
 	if err := b.driver.Start(b.ctx, b.handle, runtime.StartOptions{WaitAttach: true}); err != nil {
 		t.Fatal(err)

@@ -71,8 +71,8 @@ func BenchmarkRead(b *testing.B) {
 				return err
 			}},
 			{"RunsByPrefix/full", func(ctx context.Context, i int) error { _, err := s.RunsByPrefix(ctx, id(i), 100); return err }},
-			{"RunsByPrefix/all", func(ctx context.Context, i int) error { _, err := s.RunsByPrefix(ctx, "run_", 100); return err }},
-			{"RunsByPrefix/many", func(ctx context.Context, i int) error {
+			{"RunsByPrefix/all", func(ctx context.Context, _ int) error { _, err := s.RunsByPrefix(ctx, "run_", 100); return err }},
+			{"RunsByPrefix/many", func(ctx context.Context, _ int) error {
 				_, err := s.RunsByPrefix(ctx, "run_0000000001", 100)
 				return err
 			}},

@@ -89,5 +89,5 @@ func freeBytes(dir string) uint64 {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 1 << 62
 	}
-	return uint64(st.Bavail) * uint64(st.Bsize)
+	return uint64(st.Bavail) * uint64(st.Bsize) //nolint:unconvert // their types differ between systems
 }

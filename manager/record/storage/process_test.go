@@ -207,7 +207,7 @@ func TestAProcessThatIsKilledWhileItWritesDoesNoHarm(t *testing.T) {
 		b.kill(t)
 		checkIntegrity(t, s)
 	}
-	if again := open(t, home); again.HolderAlive(mine.ID()) != true {
+	if again := open(t, home); !again.HolderAlive(mine.ID()) {
 		t.Error("a new process does not see a living holder")
 	}
 	left, err := os.ReadDir(filepath.Join(home, "holders"))

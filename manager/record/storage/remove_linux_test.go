@@ -118,7 +118,7 @@ func TestMountsAreToldApartWithoutStatx(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer dir.Close()
+		t.Cleanup(func() { dir.Close() })
 		want, err1 := mountOf(dir)
 		got, err2 := mountFromProc(dir)
 		if got != want || err1 != nil || err2 != nil {

@@ -49,22 +49,22 @@ func lost(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", ErrUnreachable, err)
 }
 
-// begin sends a request and waits for the answer.
-func (c *Client) begin(ctx context.Context, kind Kind, parts ...[]byte) ([]byte, error) {
+// begin sends a request and waits until the guest has accepted it.
+func (c *Client) begin(ctx context.Context, kind Kind, parts ...[]byte) error {
 	defer bind(ctx, c.conn.file)()
 	if err := c.conn.Send(kind, parts...); err != nil {
-		return nil, lost(ctx, err)
+		return lost(ctx, err)
 	}
 	answer, data, err := c.conn.Receive(maxReply)
 	switch {
 	case err != nil:
-		return nil, lost(ctx, err)
+		return lost(ctx, err)
 	case answer == KindError:
-		return nil, decodeError(data)
+		return decodeError(data)
 	case answer != KindOK:
-		return nil, ErrProtocol
+		return ErrProtocol
 	}
-	return data, nil
+	return nil
 }
 
 // Input writes data to the command's standard input as a whole, after what
@@ -81,7 +81,7 @@ func (c *Client) Input(ctx context.Context, data []byte, eof bool) (n int, err e
 	if eof {
 		flag[0] = 1
 	}
-	if _, err := c.begin(ctx, KindInput, flag, data); err != nil {
+	if err := c.begin(ctx, KindInput, flag, data); err != nil {
 		return 0, fmt.Errorf("send input: %w", err)
 	}
 	return len(data), nil
@@ -90,7 +90,7 @@ func (c *Client) Input(ctx context.Context, data []byte, eof bool) (n int, err e
 // Signal sends sig to the process group of the command.
 func (c *Client) Signal(ctx context.Context, sig syscall.Signal) error {
 	defer c.Close()
-	if _, err := c.begin(ctx, KindSignal, EncodeNumber(uint64(sig))); err != nil {
+	if err := c.begin(ctx, KindSignal, EncodeNumber(uint64(sig))); err != nil {
 		return fmt.Errorf("send signal %d: %w", sig, err)
 	}
 	return nil
@@ -100,7 +100,7 @@ func (c *Client) Signal(ctx context.Context, sig syscall.Signal) error {
 // none.
 func (c *Client) Resize(ctx context.Context, rows, cols uint16) error {
 	defer c.Close()
-	if _, err := c.begin(ctx, KindResize, Size{rows, cols}.Encode()); err != nil {
+	if err := c.begin(ctx, KindResize, Size{rows, cols}.Encode()); err != nil {
 		return fmt.Errorf("resize terminal: %w", err)
 	}
 	return nil

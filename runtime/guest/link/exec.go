@@ -29,7 +29,7 @@ func (c *Client) Exec(ctx context.Context, req ExecRequest, stdin io.Reader, std
 	if len(req.Command) == 0 || len(payload) > MaxStart {
 		return ExecResult{}, fmt.Errorf("exec: command is empty, or arguments and environment exceed %d bytes", MaxStart)
 	}
-	if _, err := c.begin(ctx, KindExec, payload); err != nil {
+	if err := c.begin(ctx, KindExec, payload); err != nil {
 		return ExecResult{}, fmt.Errorf("exec %q: %w", req.Command[0], err)
 	}
 	s := newStream(c.conn)

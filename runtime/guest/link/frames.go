@@ -100,7 +100,7 @@ func parseFrame(line []byte) (Frame, bool) {
 		return Frame{}, false
 	}
 	payload := line[framePrefix:]
-	if crc32.ChecksumIEEE(payload) != uint32(sum) {
+	if uint64(crc32.ChecksumIEEE(payload)) != sum {
 		return Frame{}, false
 	}
 	switch line[1] {

@@ -132,7 +132,7 @@ type Session struct {
 // With o.Output, Output has to be called, also for input of more than
 // StdinWindow bytes to be sent.
 func (c *Client) Attach(ctx context.Context, o AttachOptions) (*Session, error) {
-	if _, err := c.begin(ctx, KindAttach, o.encode()); err != nil {
+	if err := c.begin(ctx, KindAttach, o.encode()); err != nil {
 		c.Close()
 		return nil, fmt.Errorf("attach: %w", err)
 	}

@@ -6,6 +6,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -275,7 +276,7 @@ func typeAhead() error {
 	defer slave.Close()
 	character := [1]byte{'x'}
 	for _, request := range []uintptr{unix.TIOCSTI, unix.TIOCSTI | 1<<32} {
-		if _, _, err = syscallIoctl(slave.Fd(), request, &character); err == unix.Errno(0) {
+		if _, _, err = syscallIoctl(slave.Fd(), request, &character); errors.Is(err, unix.Errno(0)) {
 			return nil
 		}
 	}
