@@ -291,8 +291,8 @@ func TestClientThatDoesNotReadSlowsNothing(t *testing.T) {
 
 func TestSlowClientIsToldWhatItMissed(t *testing.T) {
 	t.Parallel()
-	start := shell("head -c 5000000 /dev/zero; sleep 0.2; echo; echo end; sleep 0.2")
-	start.WaitAttach = true
+	start := shell("head -c 5000000 /dev/zero; read go; echo; echo end")
+	start.WaitAttach, start.Interactive = true, true
 	s := mustStart(t, start)
 	session, err := s.dial().Attach(t.Context(), link.AttachOptions{Output: true})
 	if err != nil {
@@ -301,7 +301,12 @@ func TestSlowClientIsToldWhatItMissed(t *testing.T) {
 	defer session.Close()
 	eventually(t, "printed", func() bool { return len(s.output(logring.Stdout)) >= 5_000_000 })
 	var live bytes.Buffer
-	if err := session.Output(&live, io.Discard); err != nil {
+	read := make(chan error, 1)
+	go func() { read <- session.Output(&live, io.Discard) }()
+	if _, err := s.dial().Input(t.Context(), []byte("\n"), false); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-read; err != nil {
 		t.Fatal(err)
 	}
 	if session.Lost() == 0 || int64(live.Len())+session.Lost() != 5_000_005 || !strings.HasSuffix(live.String(), "end\n") {
