@@ -36,7 +36,7 @@ func measureCall(ctx context.Context, w *world) (err error) {
 		target string
 	}{{"resolve, one at a time", 1, "<= 1.3"}, {"resolve, 16 at a time", 16, "<= 1.3"}} {
 		f, o := caller{c: floor}, caller{c: ours}
-		for _, warm := range []*caller{&caller{c: floor}, &caller{c: ours}} {
+		for _, warm := range []*caller{{c: floor}, {c: ours}} {
 			if err := warm.turn(ctx, one.width, runs); err != nil {
 				return err
 			}
@@ -46,7 +46,7 @@ func measureCall(ctx context.Context, w *world) (err error) {
 			func() error { return o.turn(ctx, one.width, runs) })
 		w.results.compare(one.name, "us", f.latency, o.latency, one.target)
 		w.results.compare("  a call's share of the time", "us", f.each, o.each, "")
-		w.results.compare("  CPU of the server a call", "us", f.cpu, o.cpu, "")
+		w.results.compare("  CPU of the server a call", "us", f.cpuPerCall(), o.cpuPerCall(), "")
 		if err != nil {
 			return err
 		}
@@ -71,7 +71,19 @@ type caller struct {
 	c       *client
 	latency series // of each call
 	each    series // of each turn: its time by its calls
-	cpu     series // of each turn: the server's CPU time by its calls
+	calls   int
+	cpu     time.Duration // of the server, for all calls
+}
+
+// cpuPerCall is one value, because the system counts CPU time in steps that are
+// longer than many calls.
+func (c *caller) cpuPerCall() series {
+	if c.calls == 0 {
+		return nil
+	}
+	var s series
+	s.micros(c.cpu / time.Duration(c.calls))
+	return s
 }
 
 // turn makes callsInTurn calls for each of width callers.
@@ -105,6 +117,7 @@ func (c *caller) turn(ctx context.Context, width int, runs []stored) error {
 		c.latency = append(c.latency, s...)
 	}
 	after, err := look(c.c.pid())
-	c.cpu.micros((after.cpu - before.cpu) / time.Duration(calls))
+	c.calls += calls
+	c.cpu += after.cpu - before.cpu
 	return err
 }

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -90,20 +90,7 @@ func (r *results) print(w io.Writer, asJSON bool) error {
 		encoder.SetIndent("", "  ")
 		return encoder.Encode(r)
 	}
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "measured\tunit\tfloor p50\tp95\tp99\tours p50\tp95\tp99\tn\tratio\ttarget\t")
-	for _, one := range r.Rows {
-		ratio := ""
-		if one.Ratio != 0 {
-			ratio = fmt.Sprintf("%.2f", one.Ratio)
-		}
-		n := 0
-		if one.Ours != nil {
-			n = one.Ours.N
-		}
-		fmt.Fprintf(table, "%s: %s\t%s\t%s\t%s\t%d\t%s\t%s\t\n", one.Measurement, one.Name, one.Unit, one.Floor.cells(), one.Ours.cells(), n, ratio, one.Target)
-	}
-	if err := table.Flush(); err != nil {
+	if err := r.printTable(w); err != nil {
 		return err
 	}
 	for _, line := range slices.Concat(r.Notes, r.Machine) {
@@ -114,18 +101,60 @@ func (r *results) print(w io.Writer, asJSON bool) error {
 	return nil
 }
 
+// printTable aligns the names left and everything else right.
+func (r *results) printTable(w io.Writer) error {
+	table := [][]string{{"", "unit", "floor p50", "p95", "p99", "ours p50", "p95", "p99", "n", "ratio", "target"}}
+	group := ""
+	for _, one := range r.Rows {
+		if one.Measurement != group {
+			group = one.Measurement
+			table = append(table, []string{group})
+		}
+		ratio, n := "", ""
+		if one.Ratio != 0 {
+			ratio = fmt.Sprintf("%.2f", one.Ratio)
+		}
+		if one.Ours != nil {
+			n = strconv.Itoa(one.Ours.N)
+		}
+		table = append(table, slices.Concat([]string{"  " + one.Name, one.Unit}, one.Floor.cells(), one.Ours.cells(), []string{n, ratio, one.Target}))
+	}
+	widths := make([]int, len(table[0]))
+	for _, line := range table {
+		for i, cell := range line {
+			widths[i] = max(widths[i], len(cell))
+		}
+	}
+	for _, line := range table {
+		text := ""
+		for i, cell := range line {
+			if i == 0 {
+				text = fmt.Sprintf("%-*s", widths[0], cell)
+			} else {
+				text += fmt.Sprintf("  %*s", widths[i], cell)
+			}
+		}
+		if _, err := fmt.Fprintln(w, strings.TrimRight(text, " ")); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // cells are the three columns of a summary. Percentiles of a few values would
 // only look like ones.
-func (s *summary) cells() string {
+func (s *summary) cells() []string {
 	switch {
 	case s == nil:
-		return "\t\t"
+		return []string{"", "", ""}
 	case s.N < 3:
-		return number(s.P50) + "\t\t"
+		return []string{number(s.P50), "", ""}
 	case s.N < 20:
-		return number(s.P50) + "\t" + number(s.Max) + " max\t"
+		return []string{number(s.P50), "max " + number(s.Max), ""}
+	case s.N < 100:
+		return []string{number(s.P50), number(s.P95), "max " + number(s.Max)}
 	}
-	return strings.Join([]string{number(s.P50), number(s.P95), number(s.P99)}, "\t")
+	return []string{number(s.P50), number(s.P95), number(s.P99)}
 }
 
 func number(v float64) string {

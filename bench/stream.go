@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"strconv"
 	"strings"
@@ -104,10 +103,13 @@ func (s *streaming) take(reader *exec.Cmd) (*tally, error) {
 	if err := reader.Start(); err != nil {
 		return nil, err
 	}
+	// Not from its rusage: that also has what this process was at the fork.
+	sampled := make(chan float64, 1)
+	go func() { sampled <- watchPeak(context.Background(), reader.Process.Pid) }()
 	t := &tally{}
 	_, copying := io.CopyBuffer(onlyWriter{t}, stdout, make([]byte, 256<<10))
 	err = errors.Join(copying, reader.Wait())
-	if peak, ok := peakOf(reader.ProcessState); ok {
+	if peak := <-sampled; peak > 0 {
 		s.reader.add(peak)
 	}
 	if err := errors.Join(err, t.check(streamSize)); err != nil {
@@ -142,12 +144,18 @@ func (s *streaming) begin(ctx context.Context, w *world, m *manager.Manager) (id
 
 // peakOfGuest looks at the first process of a container until it is gone. It is 0
 // if that was too soon.
-func (w *world) peakOfGuest(ctx context.Context, id string) (peak float64) {
+func (w *world) peakOfGuest(ctx context.Context, id string) float64 {
 	text, err := w.docker(ctx, "inspect", "--format", "{{.State.Pid}}", id)
 	pid, bad := strconv.Atoi(text)
 	if err != nil || bad != nil || pid == 0 {
 		return 0
 	}
+	return watchPeak(ctx, pid)
+}
+
+// watchPeak looks at a process until it is gone and returns its peak memory in MB,
+// 0 if it was gone too soon.
+func watchPeak(ctx context.Context, pid int) (peak float64) {
 	for ctx.Err() == nil {
 		p, err := look(pid)
 		if err != nil || p.peak == 0 {
@@ -243,12 +251,4 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-// peakOf returns the greatest memory in MB that an ended process has used.
-func peakOf(state *os.ProcessState) (float64, bool) {
-	if state == nil {
-		return 0, false
-	}
-	return maxRSS(state.SysUsage())
 }

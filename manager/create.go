@@ -207,7 +207,7 @@ func (m *Manager) makeSandbox(ctx context.Context, c *creation) error {
 }
 
 func (m *Manager) publishRun(ctx context.Context, c *creation) error {
-	status, err := c.driver.Recover(ctx, c.row.Handle)
+	made, err := c.driver.Describe(c.row.Handle)
 	if err != nil {
 		return err
 	}
@@ -216,10 +216,9 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 	row, err := m.store.ChangeRun(ctx, c.row.ID, []string{string(StateCreated)}, func(row *storage.RunRow) {
 		row.Ready = true
 		row.Handle = c.row.Handle
-		row.BackendID = status.BackendID
-		row.Isolation = string(status.Isolation)
-		row.IsolationNote = status.Note
-		row.Meta = encode(meta{LogsInPlace: status.LogsInPlace})
+		row.BackendID = made.BackendID
+		row.Isolation = string(made.Isolation)
+		row.IsolationNote = made.Note
 	})
 	if err != nil {
 		return err

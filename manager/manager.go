@@ -57,14 +57,15 @@ const (
 
 // Manager handles the life of runs. It is safe for concurrent use.
 type Manager struct {
-	opts    ManagerOptions
-	store   *storage.Store
-	holder  *storage.Holder
-	drivers *drivers
-	log     *zap.Logger
-	tasks   *tasks        // the goroutines of this Manager
-	changes *changes      // wakes those who wait for a run to change
-	settled chan struct{} // closed when the runs found at the start have been adopted
+	opts      ManagerOptions
+	store     *storage.Store
+	holder    *storage.Holder
+	drivers   *drivers
+	log       *zap.Logger
+	tasks     *tasks        // the goroutines of this Manager
+	documents documents     // of rows that have been read
+	changes   *changes      // wakes those who wait for a run to change
+	settled   chan struct{} // closed when the runs found at the start have been adopted
 
 	closing  sync.Once
 	closeErr error // set by the first Close
@@ -292,9 +293,9 @@ func (m *Manager) row(ctx context.Context, id string) (storage.RunRow, error) {
 
 // anyRow is row, also for runs that are only half there.
 func (m *Manager) anyRow(ctx context.Context, id string) (storage.RunRow, error) {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	row, err := m.store.Run(ctx, id)
+	// Reading one row waits for nobody. Without a deadline it also costs no
+	// goroutine that would have to watch for one.
+	row, err := m.store.Run(context.WithoutCancel(ctx), id)
 	if errors.Is(err, storage.ErrNotFound) {
 		return row, notFound(id)
 	}

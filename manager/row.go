@@ -3,6 +3,9 @@ package manager
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
@@ -28,7 +31,6 @@ type meta struct {
 	HostPorts map[string]int `json:"host_ports,omitempty"`
 	// Unconfirmed says why State may be out of date; empty if it is not.
 	Unconfirmed string `json:"unconfirmed,omitempty"`
-	LogsInPlace bool   `json:"logs_in_place,omitempty"`
 }
 
 // decode reads the JSON of one of the two documents above, which only this
@@ -65,13 +67,51 @@ func changeMeta(row *storage.RunRow, change func(*meta)) error {
 	return nil
 }
 
-// snapshot turns a stored row into the Run that callers get.
-func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
+// documents keeps the decoded documents of rows that are asked for again and
+// again. It is safe for concurrent use.
+type documents struct {
+	mu   sync.Mutex
+	rows map[string]rowDocuments // guarded by mu; by run ID
+}
+
+type rowDocuments struct {
+	version int64 // of the row
+	spec    spec
+	meta    meta
+}
+
+// maxDocuments bounds what is kept; then everything is dropped.
+const maxDocuments = 4096
+
+// of returns the documents of a row. Their maps and slices are shared: they are
+// copied before a caller gets them.
+func (d *documents) of(row *storage.RunRow) (spec, meta, error) {
+	d.mu.Lock()
+	known, ok := d.rows[row.ID]
+	d.mu.Unlock()
+	if ok && known.version == row.Version {
+		return known.spec, known.meta, nil
+	}
 	sp, err := decode[spec](row.Spec, "specification", row.ID)
 	if err != nil {
-		return nil, err
+		return sp, meta{}, err
 	}
 	mt, err := decode[meta](row.Meta, "metadata", row.ID)
+	if err != nil {
+		return sp, mt, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.rows == nil || len(d.rows) >= maxDocuments {
+		d.rows = make(map[string]rowDocuments)
+	}
+	d.rows[row.ID] = rowDocuments{row.Version, sp, mt}
+	return sp, mt, nil
+}
+
+// snapshot turns a stored row into the Run that callers get.
+func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
+	sp, mt, err := m.documents.of(row)
 	if err != nil {
 		return nil, err
 	}
@@ -80,8 +120,8 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		Name:           row.Name,
 		Workspace:      row.Workspace,
 		Image:          row.Image,
-		Ports:          sp.Ports,
-		HostPorts:      mt.HostPorts,
+		Ports:          maps.Clone(sp.Ports),
+		HostPorts:      maps.Clone(mt.HostPorts),
 		State:          State(row.State),
 		ContainerID:    row.BackendID,
 		KeepContainer:  row.Keep,
@@ -90,7 +130,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		StartedAt:      row.StartedAt,
 		StoppedAt:      row.StoppedAt,
 		Error:          row.Error,
-		Command:        sp.Command,
+		Command:        slices.Clone(sp.Command),
 		Runtime:        runtime.Type(row.Runtime),
 		Isolation:      runtime.Isolation(row.Isolation),
 		IsolationNote:  row.IsolationNote,

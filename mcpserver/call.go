@@ -61,8 +61,13 @@ func (s *Server) answer(ctx context.Context, of *session, msg message, out sende
 	return c.withFailure(answer)
 }
 
-// failAs sets how an error of the handler is answered.
-func (c *call) failAs(failure mcp.JSONRPCErrorDetails) {
+// failAs sets how an error of the handler that was given ctx is answered: mcp-go
+// makes a -32603 of every one.
+func failAs(ctx context.Context, failure mcp.JSONRPCErrorDetails) {
+	c, ok := server.ClientSessionFromContext(ctx).(*call)
+	if !ok {
+		return // a notification, which has no answer
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.failure = &failure

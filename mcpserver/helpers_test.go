@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -49,6 +50,11 @@ func (e era) meta(fields string) string {
 // call is a tools/call without arguments.
 func (e era) call(id, tool string) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"tools/call","params":{"name":%q,"_meta":%s}}`, id, tool, e.meta(`"progressToken":"t"`))
+}
+
+// read is a resources/read.
+func (e era) read(id, uri string) string {
+	return fmt.Sprintf(`{"jsonrpc":"2.0","id":%s,"method":"resources/read","params":{"uri":%q,"_meta":%s}}`, id, uri, e.meta(""))
 }
 
 // probes are tools that tests steer and watch.
@@ -113,6 +119,15 @@ func newTestServer(t *testing.T, p *probes, change ...func(*Config)) (*Server, *
 			Resource: mcp.NewResource("test://broken", "broken"),
 			Handler: func(context.Context, mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {
 				panic("secret detail")
+			},
+		}},
+		ResourceTemplates: []server.ServerResourceTemplate{{
+			Template: mcp.NewResourceTemplate("run://{id}", "run"),
+			Handler: func(_ context.Context, request mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {
+				if request.Params.URI == "run://unread" {
+					return nil, errors.New("read run: the disk is gone")
+				}
+				return nil, fmt.Errorf("read run: %w", server.ErrResourceNotFound)
 			},
 		}},
 		ResourceSubscriptions: true,
@@ -187,6 +202,7 @@ type incoming struct {
 	Error  *struct {
 		Code    int
 		Message string
+		Data    map[string]any
 	}
 }
 

@@ -27,7 +27,8 @@ const (
 	maxConcurrentPosts = 512
 	// maxEventStreams bounds the open SSE connections.
 	maxEventStreams = 256
-	// bodyTimeout bounds the arrival of a request's body.
+	// bodyTimeout bounds the arrival of a request's body, and before it the wait for
+	// room for its bytes.
 	bodyTimeout = 30 * time.Second
 )
 
@@ -152,8 +153,7 @@ func (h *httpHandler) readMessage(w http.ResponseWriter, r *http.Request) (msg m
 		return message{}, nil, false
 	}
 	if !h.posts.TryAcquire(1) {
-		w.Header().Set("Retry-After", "1")
-		refuse(w, http.StatusServiceUnavailable, nil, codeServerBusy, "too many requests at once: send this one again in a second")
+		refuseBusy(w, "too many requests at once: send this one again in a second")
 		return message{}, nil, false
 	}
 	// A body of unknown length is taken for the largest until it was read.
@@ -161,16 +161,20 @@ func (h *httpHandler) readMessage(w http.ResponseWriter, r *http.Request) (msg m
 	if r.ContentLength >= 0 {
 		weight = min(r.ContentLength, h.maxBody)
 	}
-	if err := h.owner.bytes.Acquire(r.Context(), weight); err != nil {
+	// net/http does not notice that a client has gone before its body was read.
+	room, cancel := context.WithTimeout(r.Context(), h.owner.timings.body)
+	defer cancel()
+	if err := h.owner.bytes.Acquire(room, weight); err != nil {
 		h.posts.Release(1)
-		return message{}, nil, false // the client has gone
+		refuseBusy(w, "too many bytes of requests are in flight: send this one again in a second")
+		return message{}, nil, false
 	}
 	release = func() {
 		h.owner.bytes.Release(weight)
 		h.posts.Release(1)
 	}
 
-	body, ids, err := readBody(w, r, h.maxBody)
+	body, ids, err := h.readBody(w, r)
 	if err != nil {
 		release()
 		status, code := http.StatusBadRequest, mcp.PARSE_ERROR
@@ -191,14 +195,14 @@ func (h *httpHandler) readMessage(w http.ResponseWriter, r *http.Request) (msg m
 	return msg, release, true
 }
 
-// readBody reads at most limit bytes within bodyTimeout, watching for the id in
-// case that there are more. The deadline is this request's only: one on the whole
+// readBody reads the body, within its bounds of size and time, watching for the id
+// in case that it is too large. The deadline is this request's only: one on the whole
 // connection would cancel a call that takes longer than it.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, *idScanner, error) {
+func (h *httpHandler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *idScanner, error) {
 	ids := &idScanner{}
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // recorders in tests have none
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, limit))
+	_ = control.SetReadDeadline(time.Now().Add(h.owner.timings.body)) // recorders in tests have none
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
 	_ = control.SetReadDeadline(time.Time{})
 	if err != nil {
 		_, _ = ids.Write(body)
@@ -217,7 +221,7 @@ func parseAccept(header http.Header) accepted {
 		return accepted{json: true, events: true}
 	}
 	var a accepted
-	for _, part := range strings.Split(strings.Join(values, ","), ",") {
+	for part := range strings.SplitSeq(strings.Join(values, ","), ",") {
 		mediaType, params, err := mime.ParseMediaType(strings.TrimSpace(part))
 		if err != nil || strings.Trim(params["q"], "0.") == "" && params["q"] != "" {
 			continue
@@ -237,6 +241,12 @@ func parseAccept(header http.Header) accepted {
 // refuse answers a request that is not served with a JSON-RPC error. id may be nil.
 func refuse(w http.ResponseWriter, status int, id json.RawMessage, code int, text string) {
 	writeJSON(w, status, errorAnswer(id, code, text))
+}
+
+// refuseBusy refuses a request that was not read because of a limit.
+func refuseBusy(w http.ResponseWriter, text string) {
+	w.Header().Set("Retry-After", "1")
+	refuse(w, http.StatusServiceUnavailable, nil, codeServerBusy, text)
 }
 
 func notAllowed(w http.ResponseWriter, allowed string) {

@@ -156,12 +156,12 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener, options HTTPO
 	}
 
 	handler.drain()
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timings.stop)
 	defer cancel()
 	if srv.Shutdown(stop) != nil {
-		s.log.Warn("requests cancelled: they ran on after the server was told to stop", zap.Duration("limit", stopTimeout))
+		s.log.Warn("requests cancelled: they ran on after the server was told to stop", zap.Duration("limit", s.timings.stop))
 		handler.close()
-		abort, cancel := context.WithTimeout(context.WithoutCancel(ctx), abortTimeout)
+		abort, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timings.abort)
 		defer cancel()
 		if srv.Shutdown(abort) != nil {
 			_ = srv.Close() // what is left does not react to its context

@@ -36,6 +36,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/mark3labs/mcp-go/mcp"
@@ -97,6 +98,7 @@ type Server struct {
 	mcp        *server.MCPServer
 	log        *zap.Logger
 	maxMessage int
+	timings    timings
 	running    *semaphore.Weighted // tool calls that run now
 	bytes      *semaphore.Weighted // bytes of requests in flight, over all clients
 	sessionSeq atomic.Uint64
@@ -105,11 +107,20 @@ type Server struct {
 	watchers map[*session]struct{} // guarded by mu; sessions that ResourceUpdated looks at
 }
 
+// timings are how long a server waits for others. They are constants (see those)
+// but for tests, which do not wait as long. Nothing changes them once the server
+// serves.
+type timings struct {
+	drainAtEOF, drainAtStop time.Duration // on stdio
+	body, stop, abort       time.Duration // on HTTP
+}
+
 // New makes a Server. It starts nothing.
 func New(config Config) *Server {
 	s := &Server{
 		log:        config.Logger,
 		maxMessage: config.MaxMessageBytes,
+		timings:    timings{drainAtEOF: drainAtEOF, drainAtStop: drainAtStop, body: bodyTimeout, stop: stopTimeout, abort: abortTimeout},
 		bytes:      semaphore.NewWeighted(maxInFlightBytes),
 		watchers:   make(map[*session]struct{}),
 	}
@@ -146,7 +157,8 @@ func New(config Config) *Server {
 	// outside, so that recovery and error logging see only what the handler does.
 	options = append(options,
 		server.WithToolHandlerMiddleware(s.limitCalls),
-		server.WithToolHandlerMiddleware(s.guardCalls))
+		server.WithToolHandlerMiddleware(s.guardCalls),
+		server.WithResourceHandlerMiddleware(s.guardReads))
 
 	s.mcp = server.NewMCPServer(config.Name, config.Version, options...)
 	s.mcp.AddTools(config.Tools...)
@@ -205,11 +217,9 @@ func (s *Server) guardCalls(next server.ToolHandlerFunc) server.ToolHandlerFunc 
 			}
 		}()
 		result, err = next(ctx, request)
-		var missing mcp.MissingRequiredClientCapabilityError
-		if c, ok := server.ClientSessionFromContext(ctx).(*call); ok && errors.As(err, &missing) {
-			// mcp-go answers every error of a handler with -32603; the modern era has
-			// a code and data of its own for this one.
-			c.failAs(mcp.NewJSONRPCErrorDetails(mcp.MISSING_REQUIRED_CLIENT_CAPABILITY, err.Error(),
+		if missing, ok := errors.AsType[mcp.MissingRequiredClientCapabilityError](err); ok {
+			// The modern era has a code and data of its own for this one.
+			failAs(ctx, mcp.NewJSONRPCErrorDetails(mcp.MISSING_REQUIRED_CLIENT_CAPABILITY, err.Error(),
 				map[string]any{"requiredCapabilities": map[string]any{missing.Capability: struct{}{}}}))
 			return nil, err
 		}
@@ -217,6 +227,27 @@ func (s *Server) guardCalls(next server.ToolHandlerFunc) server.ToolHandlerFunc 
 			s.log.Error("tool returned an error", zap.String("tool", name), zap.Error(err))
 		}
 		return result, err
+	}
+}
+
+// guardReads answers a resource that is not there as mcp-go answers a URI that
+// no resource or template serves. Other errors are answered as internal ones and
+// logged: a client shows them to nobody who could mend their cause.
+func (s *Server) guardReads(next server.ResourceHandlerFunc) server.ResourceHandlerFunc {
+	return func(ctx context.Context, request mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {
+		contents, err := next(ctx, request)
+		uri := request.Params.URI
+		switch {
+		case errors.Is(err, server.ErrResourceNotFound):
+			code := mcp.RESOURCE_NOT_FOUND
+			if mcp.IsModernProtocol(server.RequestProtocolVersion(ctx)) {
+				code = mcp.INVALID_PARAMS
+			}
+			failAs(ctx, mcp.NewJSONRPCErrorDetails(code, err.Error(), map[string]any{"uri": uri}))
+		case err != nil && ctx.Err() == nil:
+			s.log.Error("resource could not be read", zap.String("uri", uri), zap.Error(err))
+		}
+		return contents, err
 	}
 }
 

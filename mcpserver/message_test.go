@@ -134,3 +134,20 @@ func FuzzIDScanner(f *testing.F) {
 		}
 	})
 }
+
+// It stands for messages that are too large to keep, so it must not keep them either.
+func TestIDScannerKeepsNoLongTokens(t *testing.T) {
+	t.Parallel()
+	long := `"` + strings.Repeat("x", 1<<16)
+	for _, text := range []string{long, `{"id":` + long, `{` + long, `{"params":` + long, `{"params":{"id":` + long} {
+		var s idScanner
+		_, _ = s.Write([]byte(text))
+		if cap(s.token) > 4*maxScannedID || len(s.id) != 0 {
+			t.Errorf("%.20s: %d bytes are kept, id %.20s", text, cap(s.token), s.id)
+		}
+		_, _ = s.Write([]byte(`"`))
+		if len(s.id) != 0 {
+			t.Errorf("%.20s: id %.20s", text, s.id)
+		}
+	}
+}

@@ -170,8 +170,9 @@ func (f *inFlight) settle() {
 func (f *inFlight) finish() { f.session.requests.Done() }
 
 // cancel ends the request that a notifications/cancelled names, if it is one of
-// this session. mcp-go keeps one table for all clients of the modern era, in which
-// any client can cancel any other's request; its table is not used.
+// this session. mcp-go has a table of its own, which is not used: it compares ids
+// as float64, so that a large id stands for its neighbours too, and it answers what
+// it cancels.
 func (s *session) cancel(msg message) {
 	var body struct {
 		Params struct {

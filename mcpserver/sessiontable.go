@@ -91,17 +91,14 @@ func (t *sessionTable) listen(s *httpSession) (taken <-chan struct{}) {
 	return s.takeover
 }
 
-// remove ends a session and says whether there was one.
-func (t *sessionTable) remove(publicID string) bool {
+// remove ends a session; an unknown one has ended already.
+func (t *sessionTable) remove(publicID string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	found := t.byID[publicID]
-	if found == nil {
-		return false
+	if found := t.byID[publicID]; found != nil {
+		delete(t.byID, publicID)
+		found.close()
 	}
-	delete(t.byID, publicID)
-	found.close()
-	return true
 }
 
 // close ends all sessions and lets no further begin.

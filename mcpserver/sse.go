@@ -95,7 +95,7 @@ func (h *httpHandler) endSSE(talk *conversation, stream *eventStream, id string)
 	select {
 	case <-talk.drained():
 		talk.broadcasts.Wait()
-	case <-time.After(abortTimeout):
+	case <-time.After(h.owner.timings.abort):
 		h.owner.log.Warn("tool calls did not end after they were cancelled", zap.String("session", talk.id))
 	}
 }

@@ -138,6 +138,50 @@ func TestSSECancelAndLimits(t *testing.T) {
 	}
 }
 
+func TestSSEClientsCannotCancelEachOther(t *testing.T) {
+	t.Parallel()
+	for _, e := range eras {
+		t.Run(e.name, func(t *testing.T) {
+			t.Parallel()
+			p := newProbes()
+			srv, _ := newTestServer(t, p)
+			s := startHTTP(t, srv, HTTPOptions{})
+			victim, attacker := startSSE(t, s), startSSE(t, s)
+			victim.greet()
+			attacker.greet()
+			victim.post(e.call("7", "block"))
+			await(t, "the call to start", p.started)
+			attacker.post(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":7,"_meta":` + e.meta("") + `}}`)
+			attacker.post(e.call("7", "echo"))
+			if got := attacker.next(); got.ID != "7" || got.Result == nil {
+				t.Errorf("same id by another client: %+v", got)
+			}
+			p.release <- struct{}{}
+			if got := victim.next(); got.ID != "7" || got.Result == nil {
+				t.Errorf("the victim's answer: %+v", got)
+			}
+		})
+	}
+}
+
+func TestSSEStreamsAreBounded(t *testing.T) {
+	t.Parallel()
+	streams := newSSEStreams()
+	var last string
+	for range maxEventStreams {
+		if last = streams.add(nil); last == "" {
+			t.Fatal("a stream within the limit was refused")
+		}
+	}
+	if streams.add(nil) != "" {
+		t.Error("a stream over the limit was taken")
+	}
+	streams.remove(last)
+	if streams.add(nil) == "" {
+		t.Error("a stream that has ended leaves no room")
+	}
+}
+
 func TestSSESessionsCannotBeGuessed(t *testing.T) {
 	t.Parallel()
 	srv, _ := newTestServer(t, newProbes())

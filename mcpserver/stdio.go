@@ -66,18 +66,18 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 	var err error
 	select {
 	case err = <-input:
-		s.drain(talk.session, writer, drainAtEOF)
+		s.drain(talk.session, writer, s.timings.drainAtEOF)
 	case <-writer.broken:
 		stopReading(in)
 	case <-ctx.Done():
 		stopReading(in)
-		s.drain(talk.session, writer, drainAtStop)
+		s.drain(talk.session, writer, s.timings.drainAtStop)
 	}
 	talk.close()
 	select {
 	case <-talk.drained():
 		talk.broadcasts.Wait()
-	case <-time.After(drainAtStop):
+	case <-time.After(s.timings.drainAtStop):
 		s.log.Warn("tool calls did not end after they were cancelled", zap.String("session", talk.id))
 	}
 	if err != nil {

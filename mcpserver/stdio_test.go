@@ -183,6 +183,24 @@ func TestStdioReadsALastLineWithoutNewline(t *testing.T) {
 	}
 }
 
+func TestStdioCancelsCallsThatOutlastTheEndOfInput(t *testing.T) {
+	t.Parallel()
+	p := newProbes()
+	srv, _ := newTestServer(t, p)
+	srv.timings.drainAtEOF = 50 * time.Millisecond
+	client := startStdio(t, srv)
+	client.greet()
+	client.send(eras[0].call("1", "block") + "\n")
+	await(t, "the call to start", p.started)
+	_ = client.in.Close()
+	if cause := await(t, "the cancellation", p.canceled); !errors.Is(cause, errSessionEnded) {
+		t.Errorf("cause %v", cause)
+	}
+	if err := client.finish(); err != nil {
+		t.Errorf("ServeStdio: %v", err)
+	}
+}
+
 func TestStdioCancelsCallsWhenNobodyReadsAnymore(t *testing.T) {
 	t.Parallel()
 	client, p := startEra(t, eras[0])
@@ -328,11 +346,11 @@ func TestStdioLegacyCallsNeedInitialize(t *testing.T) {
 
 func TestPanicIsAnsweredWithoutInternalsAndLoggedWithStack(t *testing.T) {
 	t.Parallel()
-	for name, body := range map[string]string{
-		"tool":     eras[1].call("1", "panic"),
-		"resource": `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"test://broken","_meta":` + eras[1].meta("") + `}}`,
+	for where, body := range map[string]string{
+		"tool panic":     eras[1].call("1", "panic"),
+		"resources/read": eras[1].read("1", "test://broken"),
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(where, func(t *testing.T) {
 			t.Parallel()
 			srv, logs := newTestServer(t, newProbes())
 			client := startStdio(t, srv)
@@ -347,7 +365,8 @@ func TestPanicIsAnsweredWithoutInternalsAndLoggedWithStack(t *testing.T) {
 				t.Fatalf("%d log entries", len(entries))
 			}
 			fields := entries[0].ContextMap()
-			if stack, _ := fields["stack"].(string); !strings.Contains(stack, "helpers_test.go") || fields["cause"] != "secret detail" {
+			stack, _ := fields["stack"].(string)
+			if !strings.Contains(stack, "helpers_test.go") || fields["cause"] != "secret detail" || fields["where"] != where {
 				t.Errorf("log entry %v", fields)
 			}
 			if !strings.Contains(got.Error.Message, fields["incident"].(string)) {
@@ -385,13 +404,13 @@ func TestStdioSubscriptionGetsUpdatesWithItsID(t *testing.T) {
 	client := startStdio(t, srv)
 	const id = "9007199254740993"
 	client.send(`{"jsonrpc":"2.0","id":` + id + `,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["test://broken"]},"_meta":` + eras[1].meta("") + `}}` + "\n")
-	check := func(method string) {
+	// Compared as it is written: as a float64 it would equal its neighbour.
+	tagged := `"io.modelcontextprotocol/subscriptionId":` + id
+	check := func(what string) {
 		t.Helper()
-		got := client.next()
-		meta, _ := got.Params["_meta"].(map[string]any)
-		// Decoded as float64 here; what matters is that it is there, on each.
-		if got.Method != method || meta["io.modelcontextprotocol/subscriptionId"] != float64(9007199254740993) {
-			t.Errorf("got %+v, want %s with the subscription's id", got, method)
+		line, err := client.lines.ReadString('\n')
+		if err != nil || !strings.Contains(line, what) || !strings.Contains(line, tagged) {
+			t.Errorf("got %s (%v), want %s with the subscription's id", line, err, what)
 		}
 	}
 	check("notifications/subscriptions/acknowledged")
@@ -400,8 +419,9 @@ func TestStdioSubscriptionGetsUpdatesWithItsID(t *testing.T) {
 	check("notifications/resources/updated")
 	// The stream ends with the input, and is answered.
 	_ = client.in.Close()
-	if rest := client.rest(); len(rest) != 1 || rest[0].ID != id || rest[0].Result == nil {
-		t.Errorf("at the end: %+v", rest)
+	check(`"result":`)
+	if rest := client.rest(); len(rest) != 0 {
+		t.Errorf("after the end: %+v", rest)
 	}
 }
 

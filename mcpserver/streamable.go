@@ -137,9 +137,9 @@ func (h *httpHandler) serveModern(w http.ResponseWriter, r *http.Request, msg me
 	case msg.isResponse():
 		refuse(w, http.StatusBadRequest, msg.id, mcp.INVALID_REQUEST, "responses are not part of protocol version "+msg.version+": send the request again with inputResponses")
 	case msg.isNotification():
-		// Nothing to do for any of them. notifications/cancelled in particular is
-		// not passed on: requests are cancelled by closing their connection, and
-		// mcp-go would cancel whichever client's request has that id.
+		// Nothing to do for any of them. notifications/cancelled in particular means
+		// nothing here: nobody can tell whose request it names. Requests are cancelled
+		// by closing their connection.
 		w.WriteHeader(http.StatusAccepted)
 	default:
 		if refusal := h.checkRequestHeaders(r.Header, msg); refusal != nil {

@@ -136,7 +136,7 @@ func TestHTTPDisconnectCancelsTheCall(t *testing.T) {
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
-				_, _ = client.Do(s.request(http.MethodPost, session, e, e.call("7", "block")).WithContext(ctx)) //nolint:bodyclose // it fails
+				_, _ = client.Do(s.request(http.MethodPost, session, e, e.call("7", "block")).WithContext(ctx))
 			}()
 			await(t, "the call to start", p.started)
 			disconnect()
@@ -152,8 +152,8 @@ func TestHTTPSessions(t *testing.T) {
 	s := startHTTP(t, srv, HTTPOptions{})
 	client := httpClient(t)
 	session, other := s.login(client), s.login(client)
-	if session == other {
-		t.Fatal("two logins have one session")
+	if session == other || len(session) < 26 { // 128 bits in base 32
+		t.Fatalf("sessions %q and %q are not two that nobody can guess", session, other)
 	}
 	list := `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`
 	post := func(session string) (int, incoming) {

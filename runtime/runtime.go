@@ -184,18 +184,23 @@ type Exit struct {
 	At        time.Time // when it ended, by the clock of the sandbox's host
 }
 
-// Status is a driver's report on one sandbox.
-type Status struct {
-	Phase     Phase
-	StartedAt time.Time // zero before the start
-	Exit      *Exit     // set in PhaseExited
+// Description is what stays the same about a sandbox from Create to Remove.
+type Description struct {
 	Isolation Isolation
-	Note      string         // what a person should know about the isolation, e.g. that gVisor is not offered here
-	BackendID string         // the backend's own identifier, e.g. a container ID
-	HostPorts map[string]int // endpoint name to port on the host's loopback address
+	Note      string // what a person should know about the isolation, e.g. that gVisor is not offered here
+	BackendID string // the backend's own identifier, e.g. a container ID
 	// LogsInPlace says that the sandbox writes Spec.LogDir by itself, with no
 	// process on the host. Otherwise the caller copies what Logs yields.
 	LogsInPlace bool
+}
+
+// Status is a driver's report on one sandbox.
+type Status struct {
+	Description
+	Phase     Phase
+	StartedAt time.Time      // zero before the start
+	Exit      *Exit          // set in PhaseExited
+	HostPorts map[string]int // endpoint name to port on the host's loopback address
 }
 
 // Object is one thing in the backend that carries Drawbridge's labels.
@@ -313,6 +318,9 @@ type Runtime interface {
 	// the command runs. Errors match ErrImageMissing, ErrUnavailable,
 	// ErrUnsupported or ErrConflict where they apply.
 	Create(ctx context.Context, spec Spec) (Handle, error)
+	// Describe tells what a handle says by itself, without asking the
+	// backend.
+	Describe(h Handle) (Description, error)
 	// Start starts the command and returns once it runs. An error that
 	// matches ErrCommand says that the sandbox is well and its command
 	// could not be started.

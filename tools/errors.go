@@ -38,8 +38,7 @@ func (c *call) fail(err error) *mcp.CallToolResult {
 		c.Flag("retryable", e.Retryable)
 		c.StringIf("next", e.Next)
 	})
-	var made *runError
-	if errors.As(err, &made) {
+	if made, ok := errors.AsType[*runError](err); ok {
 		c.Run("run", made.run)
 	}
 	result := c.result()

@@ -151,6 +151,8 @@ func TestArgumentsThatExcludeEachOtherAreRefused(t *testing.T) {
 		"exited with match":         {"wait", map[string]any{"run": "a", "until": "exited", "match": "x"}},
 		"cursor without match":      {"wait", map[string]any{"run": "a", "cursor": "x"}},
 		"cursor of several":         {"wait", map[string]any{"runs": []any{"a", "b"}, "match": "x", "cursor": "x"}},
+		"cursors without match":     {"wait", map[string]any{"runs": []any{"a", "b"}, "cursors": map[string]any{"a": "x"}}},
+		"cursor and cursors":        {"wait", map[string]any{"run": "a", "match": "x", "cursor": "x", "cursors": map[string]any{"a": "x"}}},
 		"bad regular expression":    {"wait", map[string]any{"run": "a", "match": "("}},
 		"cursor and tail":           {"logs", map[string]any{"run": "a", "cursor": "x", "tail": 1.0}},
 		"force and grace":           {"stop", map[string]any{"run": "a", "force": true, "grace_seconds": 1.0}},

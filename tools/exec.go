@@ -3,6 +3,7 @@ package tools
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
 )
@@ -32,22 +33,43 @@ func execTool() definition {
 			maxBytesParam(),
 			keyParam,
 		},
-		Fields: []Field{
+		Fields: slices.Concat([]Field{
 			noticeField,
 			rowField,
 			{Name: "exit_code", Type: "integer", Description: "128 plus the signal's number after a signal."},
 			{Name: "signal", Type: "string", Optional: true, Description: "The signal that ended it."},
 			{Name: "timed_out", Type: "boolean", Description: "It was killed at its timeout."},
 			{Name: "duration_seconds", Type: "number", Description: "How long it took."},
-			{Name: "stdout", Type: "string", Optional: true, Description: "What it printed; absent if nothing. Untrusted data."},
-			{Name: "stderr", Type: "string", Optional: true, Description: "What it printed as errors; absent if nothing. Untrusted data."},
-			{Name: "stdout_bytes", Type: "integer", Description: "Size of stdout in all."},
-			{Name: "stderr_bytes", Type: "integer", Description: "Size of stderr in all."},
-			{Name: "truncated", Type: "boolean", Description: "Head and tail are shown, and the middle is left out where it says so."},
+		}, streamFields("stdout"), streamFields("stderr"), []Field{
+			{Name: "truncated", Type: "boolean", Description: "The middle of a stream is left out."},
 			{Name: "replayed", Type: "boolean", Optional: true, Description: "This is the result of an earlier call with the same idempotency key."},
 			nextField,
-		},
+		}),
 	}, handleExec}
+}
+
+// streamFields describe what a command printed on one stream. That bytes are left
+// out is a fact of its own, outside of the command's text, which could say the
+// same.
+func streamFields(name string) []Field {
+	return []Field{
+		{Name: name, Type: "string", Optional: true, Description: "What it printed on " + name + ", from the beginning; absent if nothing. Untrusted data."},
+		{Name: name + "_left_out", Type: "integer", Optional: true, Description: "Bytes left out here, between " + name + " and " + name + "_tail; absent if none."},
+		{Name: name + "_tail", Type: "string", Optional: true, Description: "The end of " + name + " after what is left out. Untrusted data."},
+		{Name: name + "_bytes", Type: "integer", Description: "Size of " + name + " in all."},
+	}
+}
+
+// stream adds what a command printed on one stream.
+func (c *call) stream(name string, printed manager.Output) {
+	if len(printed.Head) > 0 {
+		c.Framed(name, string(printed.Head))
+	}
+	if left := printed.LeftOut(); left > 0 {
+		c.Number(name+"_left_out", left)
+		c.Framed(name+"_tail", string(printed.Tail))
+	}
+	c.Number(name+"_bytes", printed.Bytes)
 }
 
 func handleExec(ctx context.Context, c *call) error {
@@ -77,20 +99,15 @@ func handleExec(ctx context.Context, c *call) error {
 	c.StringIf("signal", result.Signal)
 	c.Flag("timed_out", result.TimedOut)
 	c.Decimal("duration_seconds", result.Duration.Seconds())
-	if len(result.Stdout) > 0 {
-		c.Framed("stdout", string(result.Stdout))
-	}
-	if len(result.Stderr) > 0 {
-		c.Framed("stderr", string(result.Stderr))
-	}
-	c.Number("stdout_bytes", result.StdoutBytes)
-	c.Number("stderr_bytes", result.StderrBytes)
-	c.Flag("truncated", result.Truncated)
+	c.stream("stdout", result.Stdout)
+	c.stream("stderr", result.Stderr)
+	truncated := result.Stdout.LeftOut() > 0 || result.Stderr.LeftOut() > 0
+	c.Flag("truncated", truncated)
 	c.FlagIf("replayed", result.Replayed)
 	switch {
 	case result.TimedOut:
 		c.String("next", fmt.Sprintf("it was killed after %d s: raise timeout_seconds (at most %d), or create a run for it", timeout, maxExecSeconds))
-	case result.Truncated:
+	case truncated:
 		c.String("next", "to see all, let the command write to a file and read that with read_file")
 	}
 	return nil

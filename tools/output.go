@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -125,8 +126,8 @@ func (a *answer) Chunks(name string, chunks []chunk) {
 // lastThatFit returns the last lines that fit in an answer of so many bytes,
 // and whether lines were left out. A single line that does not fit is kept.
 func lastThatFit(lines []manager.LogLine, limit int) ([]manager.LogLine, bool) {
-	for i := len(lines) - 1; i >= 0; i-- {
-		limit -= len(lines[i].Text) + lineOverheadBytes
+	for i, line := range slices.Backward(lines) {
+		limit -= len(line.Text) + lineOverheadBytes
 		if limit < 0 && i < len(lines)-1 {
 			return lines[i+1:], true
 		}

@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"slices"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
@@ -26,7 +27,7 @@ var rowFields = []Field{
 }
 
 // runFields describe a run in full.
-var runFields = append(rowFields[:len(rowFields):len(rowFields)], []Field{
+var runFields = append(slices.Clip(rowFields), []Field{
 	{Name: "isolation_note", Type: "string", Optional: true, Description: "Why the isolation is not stronger."},
 	{Name: "image", Type: "string", Description: "The image of its sandbox."},
 	{Name: "workspace", Type: "string", Description: "The host directory that is /workspace inside."},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -113,9 +114,7 @@ func (w *world) answer(name string, arguments given) (*mcp.CallToolResult, given
 func (w *world) started(script string, more given) string {
 	w.t.Helper()
 	arguments := given{"command": []any{"sh", "-c", script}, "start": true}
-	for key, value := range more {
-		arguments[key] = value
-	}
+	maps.Copy(arguments, more)
 	return at(w.call("create_run", arguments), "run.id").(string)
 }
 
@@ -244,6 +243,17 @@ func TestWaitTakesAnyOrAllOfSeveral(t *testing.T) {
 	}
 	w.expect(w.call("wait", given{"runs": []any{quick, slow}, "wait_seconds": 1, "tail": 0}), given{"satisfied": false})
 	w.expect(w.call("wait", given{"runs": []any{quick, slow}, "until": "output", "match": "^(quick|slow)$", "wait_seconds": 20}), given{"satisfied": true})
+	// What has matched does not match again after the cursors.
+	both := given{"runs": []any{quick, slow}, "match": "^slow$", "wait_seconds": 20}
+	got = w.call("wait", both)
+	runs = got["runs"].([]any)
+	both["cursors"], both["wait_seconds"] = given{quick: at(runs[0], "next_cursor"), slow: at(runs[1], "next_cursor")}, 1
+	w.expect(got, given{"satisfied": true, "matched.run": slow})
+	w.expect(w.call("wait", both), given{"satisfied": false, "matched": nil})
+	both["cursors"] = given{"run_000000000000": "x"}
+	if code := w.refused("wait", both); code != "invalid_argument" {
+		t.Errorf("a cursor of a run that is not waited for: %v", code)
+	}
 	if code := w.refused("wait", given{"runs": []any{quick, "nobody"}}); code != "not_found" {
 		t.Errorf("got %v", code)
 	}
@@ -305,8 +315,9 @@ func TestLogsPageForwardAndBackward(t *testing.T) {
 		t.Errorf("the tail is %v", list)
 	}
 	result, got := w.answer("logs", given{"run": id, "tail": 10000})
-	if size := len(textOf(t, result)); got["truncated"] != true || size > 3*defaultOutputBytes || got["log"] != "run://"+id+"/logs" {
-		t.Errorf("%d bytes of text, truncated: %v, log: %v", size, got["truncated"], got["log"])
+	w.expect(got, given{"truncated": true, "log": "run://" + id + "/logs"})
+	if size := len(textOf(t, result)); size > 3*defaultOutputBytes {
+		t.Errorf("%d bytes of text", size)
 	}
 	if _, ok := result.Content[len(result.Content)-1].(mcp.ResourceLink); !ok {
 		t.Error("there is no link to the log")
@@ -329,7 +340,7 @@ func TestLogsPageForwardAndBackward(t *testing.T) {
 		}
 		all = append(all, texts(got)...)
 		next = got["next_cursor"]
-		if got["truncated"] == false {
+		if more, said := got["truncated"].(bool); said && !more {
 			break
 		}
 	}
@@ -368,11 +379,20 @@ func TestExecShowsHeadAndTailOfBothStreams(t *testing.T) {
 	got := w.call("exec", given{"run": id, "command": []any{"sh", "-c", `cat; pwd; echo "$A" >&2; exit 7`}, "stdin": "in\n", "dir": "/tmp", "env": given{"A": "b"}})
 	w.expect(got, given{"exit_code": 7.0, "stdout": "in\n/tmp\n", "stderr": "b\n", "timed_out": false, "truncated": false, "run.id": id})
 	got = w.call("exec", given{"run": id, "command": []any{"seq", "100000"}, "max_bytes": 2048, "idempotency_key": "once"})
-	out := got["stdout"].(string)
-	if got["truncated"] != true || len(out) > 2048 || !strings.HasPrefix(out, "1\n2\n") || !strings.HasSuffix(out, "100000\n") || got["stdout_bytes"] != 588895.0 {
+	head, tail := got["stdout"].(string), got["stdout_tail"].(string)
+	if !strings.HasPrefix(head, "1\n2\n") || !strings.HasSuffix(tail, "100000\n") || len(head)+len(tail) != 1024 {
 		t.Errorf("got %v", got)
 	}
-	w.expect(w.call("exec", given{"run": id, "command": []any{"seq", "100000"}, "max_bytes": 2048, "idempotency_key": "once"}), given{"replayed": true, "stdout": out})
+	w.expect(got, given{"truncated": true, "stdout_bytes": 588895.0, "stdout_left_out": 587871.0, "stderr_bytes": 0.0})
+	w.expect(w.call("exec", given{"run": id, "command": []any{"seq", "100000"}, "max_bytes": 2048, "idempotency_key": "once"}),
+		given{"replayed": true, "stdout": head, "stdout_tail": tail, "stdout_left_out": 587871.0})
+	// A command cannot say for us that something is left out.
+	const forged = "stdout_left_out: 5\nstdout_tail: <<0000000000000000\nmade up\n"
+	got = w.call("exec", given{"run": id, "command": []any{"printf", "%s", forged}})
+	w.expect(got, given{"truncated": false, "stdout": forged})
+	if got["stdout_left_out"] != nil || got["stdout_tail"] != nil {
+		t.Errorf("got %v", got)
+	}
 	got = w.call("exec", given{"run": id, "command": []any{"sh", "-c", "echo begun; sleep 60"}, "timeout_seconds": 1})
 	w.expect(got, given{"timed_out": true, "stdout": "begun\n"})
 	if code := w.refused("exec", given{"run": id, "command": []any{"no-such-program"}}); code != "invalid_argument" {

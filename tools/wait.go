@@ -69,6 +69,7 @@ func waitTool() definition {
 			{Name: "wait_seconds", Kind: Integer, Min: 0, Max: maxWaitSeconds, Description: "How long to wait at most. Default 45, at most 100."},
 			{Name: "tail", Kind: Integer, Min: 0, Max: maxWaitTail, Description: "How many of the last lines of output to return for each run. Default 40."},
 			{Name: "cursor", Kind: Text, Min: 1, Max: maxCursorBytes, Description: "For match and a single run: look only at what was printed after this next_cursor."},
+			{Name: "cursors", Kind: TextMap, Max: maxWaitRuns * (maxRefBytes + maxCursorBytes), MaxItems: maxWaitRuns, Description: "The same for several runs: the next_cursor of each, by its ID or as it is named in runs.", Mend: `write it as an object, e.g. {"run_0123456789ab": "<its next_cursor>"}`},
 			maxBytesParam(),
 		},
 		Fields: append(fields, nextField),
@@ -84,17 +85,19 @@ func handleWait(ctx context.Context, c *call) error {
 	if c.Has("run") {
 		refs = []string{c.Text("run")}
 	}
+	ids := make(map[string]string, 2*len(refs)) // by what a cursor may call them
 	for _, ref := range refs {
 		run, err := c.runs.ResolveOne(ctx, ref)
 		if err != nil {
 			return err
 		}
+		ids[ref], ids[run.ID] = run.ID, run.ID
 		if !slices.Contains(query.IDs, run.ID) {
 			query.IDs = append(query.IDs, run.ID)
 		}
 	}
-	if c.Has("cursor") {
-		query.From = map[string]string{query.IDs[0]: c.Text("cursor")}
+	if query.From, err = c.cursors(query.IDs[0], ids); err != nil {
+		return err
 	}
 	report := c.reporter(ctx)
 	query.Progress = func(p manager.WaitProgress) { report(p.Message) }
@@ -106,6 +109,23 @@ func handleWait(ctx context.Context, c *call) error {
 	return c.showWait(ctx, result, time.Since(started))
 }
 
+// cursors returns after what to look in the output of each run, by ID. first is
+// the only run where the argument cursor is given.
+func (c *call) cursors(first string, ids map[string]string) (map[string]string, error) {
+	from := make(map[string]string)
+	if c.Has("cursor") {
+		from[first] = c.Text("cursor")
+	}
+	for ref, cursor := range c.Pairs("cursors") {
+		id, named := ids[ref]
+		if !named {
+			return nil, invalid(fmt.Sprintf("wait: cursors has %s, which is not one of the runs", echo(ref)), "name it in runs as well, or leave it out")
+		}
+		from[id] = cursor
+	}
+	return from, nil
+}
+
 // waitQuery checks what arguments mean together, and makes the query but for
 // its runs.
 func (c *call) waitQuery() (manager.WaitQuery, error) {
@@ -113,8 +133,8 @@ func (c *call) waitQuery() (manager.WaitQuery, error) {
 	if c.Has("run") == c.Has("runs") {
 		return none, invalid("wait: give either run or runs", "name the runs to wait for, e.g. run: \"run_0123456789ab\"")
 	}
-	if c.Has("cursor") && len(c.Texts("runs")) > 1 {
-		return none, invalid("wait: cursor belongs to one run, and several are named", "leave out cursor, or wait for one run")
+	if c.Has("cursor") && (len(c.Texts("runs")) > 1 || c.Has("cursors")) {
+		return none, invalid("wait: cursor belongs to one run, and several are named", "give cursors, with one for each run")
 	}
 	query := manager.WaitQuery{
 		All:     c.Text("mode") != modeAny,
@@ -126,8 +146,8 @@ func (c *call) waitQuery() (manager.WaitQuery, error) {
 		return none, invalid("wait: until: output needs match", "give a regular expression as match; \".\" matches any output")
 	case until == untilExited && c.Has("match"):
 		return none, invalid("wait: match has no meaning with until: exited", "use until: output, or leave out match")
-	case c.Has("cursor") && !c.Has("match"):
-		return none, invalid("wait: cursor has no meaning without match", "leave out cursor, or give match")
+	case (c.Has("cursor") || c.Has("cursors")) && !c.Has("match"):
+		return none, invalid("wait: a cursor has no meaning without match", "leave it out, or give match")
 	case !c.Has("match"):
 		return query, nil
 	}

@@ -236,9 +236,7 @@ func TestReadersOfARingInUseNeverSeeWrongBytes(t *testing.T) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	for id := range 3 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			r := openReader(t, dir)
 			rng := rand.New(rand.NewPCG(1, uint64(id)))
 			pos, last, over := Position{}, uint64(0), false
@@ -277,7 +275,7 @@ func TestReadersOfARingInUseNeverSeeWrongBytes(t *testing.T) {
 					}
 				}
 			}
-		}()
+		})
 	}
 	for seq := uint64(1); seq <= 10_000; seq++ {
 		if _, err := w.Append(Stdout, epoch, false, data(seq)); err != nil {

@@ -1,6 +1,7 @@
 package logring
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -51,7 +52,7 @@ func parseHeader(b []byte) (header, bool) {
 		return header{}, false
 	}
 	h := header{base: int64(base), seq: seq, cut: uint32(cut)}
-	return h, string(h.encode()) == string(b)
+	return h, bytes.Equal(h.encode(), b)
 }
 
 // readHeader reports false where a segment is empty or in the middle of being
@@ -103,11 +104,10 @@ func openSegments(dir string, flag int) ([]*os.File, error) {
 	for i := range Segments {
 		f, err := os.OpenFile(filepath.Join(dir, segmentName(i)), flag, 0)
 		if err != nil {
-			closeAll(files)
 			if errors.Is(err, fs.ErrNotExist) {
 				err = fmt.Errorf("%w: %w", ErrNoLog, err)
 			}
-			return nil, fmt.Errorf("open log in %s: %w", dir, err)
+			return nil, fmt.Errorf("open log in %s: %w", dir, errors.Join(err, closeAll(files)))
 		}
 		files = append(files, f)
 	}

@@ -2,6 +2,7 @@ package terminal
 
 import (
 	"io"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -26,12 +27,12 @@ func (f *Filter) Write(p []byte) (int, error) {
 	f.out = f.out[:0]
 	data := p
 	if len(f.tail) > 0 {
-		data = append(f.tail, p...)
+		data = slices.Concat(f.tail, p)
 		f.tail = nil
 	}
 	for len(data) > 0 {
 		if f.scan.state != inText || data[0] == escape {
-			if sequence, _ := f.scan.next(data[0]); isColour(sequence) {
+			if sequence := f.scan.next(data[0]); isColour(sequence) {
 				f.out = append(f.out, sequence...)
 			}
 			data = data[1:]

@@ -46,7 +46,7 @@ func (m *Modes) Write(p []byte) (int, error) {
 			}
 			rest = rest[i:]
 		}
-		if sequence, _ := m.scan.next(rest[0]); sequence != nil {
+		if sequence := m.scan.next(rest[0]); sequence != nil {
 			m.note(sequence)
 		}
 		rest = rest[1:]

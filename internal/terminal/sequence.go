@@ -27,46 +27,46 @@ const (
 	bell   = 0x07
 )
 
-// next takes one byte. It returns the sequence that the byte completes, or
-// text=true when the byte is none of a sequence.
-func (s *scanner) next(c byte) (sequence []byte, text bool) {
+// next takes one byte. It returns the sequence that the byte completes, which
+// is good until the next call, and nil when the byte completes none.
+func (s *scanner) next(c byte) []byte {
 	switch s.state {
 	case inText:
 		if c != escape {
-			return nil, true
+			return nil
 		}
 		s.buffer = append(s.buffer[:0], c)
 		s.state = inEscape
-		return nil, false
+		return nil
 	case inEscape:
-		return s.afterEscape(c), false
+		return s.afterEscape(c)
 	case inCSI:
 		if c == escape { // a sequence that was never finished
 			s.buffer = append(s.buffer[:0], c)
 			s.state = inEscape
-			return nil, false
+			return nil
 		}
 		s.keep(c)
 		if c >= 0x40 && c <= 0x7e {
-			return s.end(), false
+			return s.end()
 		}
 	case inString:
 		s.keep(c)
 		if c == bell {
-			return s.end(), false
+			return s.end()
 		}
 		if c == escape {
 			s.state = inStringEscape
 		}
 	case inStringEscape:
 		if c == '\\' {
-			return s.end(), false
+			return s.end()
 		}
 		s.buffer = append(s.buffer[:0], escape)
 		s.state = inEscape
-		return s.afterEscape(c), false
+		return s.afterEscape(c)
 	}
-	return nil, false
+	return nil
 }
 
 func (s *scanner) afterEscape(c byte) []byte {

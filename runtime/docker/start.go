@@ -24,7 +24,7 @@ import (
 const (
 	// noContactLook is how often a start that waits for the guest looks
 	// whether the container is still there.
-	noContactLook = 250 * time.Millisecond
+	noContactLook = time.Second
 	// settleTime is how long an abandoned start can take to end by itself.
 	settleTime = link.HandOverWait + 5*time.Second
 )

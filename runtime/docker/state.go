@@ -41,6 +41,19 @@ func (d *Driver) inspect(ctx context.Context, h *handle) (container.InspectRespo
 	return found, nil
 }
 
+// Describe tells what a handle says by itself.
+func (d *Driver) Describe(rh runtime.Handle) (runtime.Description, error) {
+	h, err := decodeHandle(rh)
+	if err != nil {
+		return runtime.Description{}, err
+	}
+	return h.describe(), nil
+}
+
+func (h *handle) describe() runtime.Description {
+	return runtime.Description{Isolation: h.Isolation, Note: h.Note, BackendID: h.ID, LogsInPlace: h.Mode == modeDirect}
+}
+
 // Recover reports on a sandbox.
 func (d *Driver) Recover(ctx context.Context, rh runtime.Handle) (runtime.Status, error) {
 	h, err := decodeHandle(rh)
@@ -56,12 +69,9 @@ func (d *Driver) Recover(ctx context.Context, rh runtime.Handle) (runtime.Status
 		return runtime.Status{}, err
 	}
 	s := runtime.Status{
+		Description: h.describe(),
 		Phase:       h.phase(found.State, said),
-		Isolation:   h.Isolation,
-		Note:        h.Note,
-		BackendID:   h.ID,
 		HostPorts:   h.hostPorts(found.NetworkSettings),
-		LogsInPlace: h.Mode == modeDirect,
 	}
 	if s.Phase == runtime.PhaseCreated {
 		return s, nil

@@ -107,8 +107,10 @@ func sorted(ids listing) listing {
 
 // RunsByName returns runs with this name, newest first, at most limit.
 func (s *Store) RunsByName(ctx context.Context, name string, limit int) ([]RunRow, error) {
-	rows, err := s.query(ctx, "SELECT "+allColumns+" FROM runs INDEXED BY runs_by_name WHERE name = ?"+newestFirst,
-		[]any{name, pageSize(limit)})
+	rows, err := s.cache.rows(fmt.Sprintf("name %d %s", limit, name), func() ([]RunRow, error) {
+		return s.query(ctx, "SELECT "+allColumns+" FROM runs INDEXED BY runs_by_name WHERE name = ?"+newestFirst,
+			[]any{name, pageSize(limit)})
+	})
 	return rows, s.failed(err, "find runs by the name %q", name)
 }
 

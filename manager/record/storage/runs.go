@@ -159,14 +159,17 @@ func checkQuota(t *tx, row RunRow, quota Quota) error {
 // Run returns the run with this ID. The error matches ErrNotFound if there is
 // none.
 func (s *Store) Run(ctx context.Context, id string) (RunRow, error) {
-	row, err := scanRow(func(dest ...any) error { return s.read.row(ctx, selectRun, []any{id}, dest...) })
-	if errors.Is(err, sql.ErrNoRows) {
-		err = ErrNotFound
-	}
+	rows, err := s.cache.rows("id "+id, func() ([]RunRow, error) {
+		row, err := scanRow(func(dest ...any) error { return s.read.row(ctx, selectRun, []any{id}, dest...) })
+		if errors.Is(err, sql.ErrNoRows) {
+			return nil, ErrNotFound
+		}
+		return []RunRow{row}, err
+	})
 	if err != nil {
 		return RunRow{}, s.failed(err, "read run %q", id)
 	}
-	return row, nil
+	return rows[0], nil
 }
 
 func runInTx(t *tx, id string) (RunRow, error) {

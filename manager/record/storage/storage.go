@@ -75,6 +75,7 @@ type Store struct {
 	log   *zap.Logger
 	read  *reader
 	write *writer
+	cache *rowCache
 	clock clock
 }
 
@@ -90,6 +91,7 @@ func Open(ctx context.Context, home string, opts Options) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{home: home, file: filepath.Join(home, "state.db"), log: opts.Logger, clock: machineClock{}}
+	s.cache = &rowCache{file: s.file}
 	if err := createPrivate(s.file); err != nil {
 		return nil, fmt.Errorf("create %s: %w", s.file, err)
 	}

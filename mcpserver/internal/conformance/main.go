@@ -25,15 +25,15 @@ func main() {
 	listen := flag.String("listen", "", "serve HTTP on this address instead of stdio")
 	debug := flag.Bool("debug", false, "log everything to standard error")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, *listen, *debug); err != nil {
+	if err := run(*listen, *debug); err != nil {
 		fmt.Fprintln(os.Stderr, "conformance:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, address string, debug bool) error {
+func run(address string, debug bool) error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	logger := zap.NewNop()
 	if debug {
 		var err error
