@@ -102,7 +102,7 @@ func TestDockerErrorsAreToldApartAndNameTheirMend(t *testing.T) {
 	if errors.Is(host, dind) || errors.Is(dind, host) {
 		t.Error("the two errors match each other")
 	}
-	//lint:ignore SA1019 the former name must go on working
+	// The former name must go on working.
 	var former ErrDockerRequiresDockerRuntime
 	if !errors.As(host, &former) || errors.As(dind, &former) {
 		t.Error("the former name does not mean docker:host")
