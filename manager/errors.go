@@ -78,6 +78,9 @@ func AsError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
+	if notActive(err) {
+		return &Error{Code: CodeConflict, Message: err.Error(), Next: "look at its state with resolve", cause: err}
+	}
 	for _, c := range classes {
 		if errors.Is(err, c.is) {
 			return &Error{Code: c.code, Message: err.Error(), Next: c.next, Retryable: c.retryable, cause: err}

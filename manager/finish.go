@@ -53,8 +53,8 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 	return m.store.ReleaseLease(ctx, id, m.holder.ID())
 }
 
-// notActive reports whether a change of an active run failed because the run is
-// final by now, or has never been started.
+// notActive reports whether a change failed because the run is in another state
+// by now; of a change of an active run, because it is final or was never started.
 func notActive(err error) bool {
 	_, ok := errors.AsType[*storage.StateChangedError](err)
 	return ok
