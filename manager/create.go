@@ -213,7 +213,8 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	row, err := m.store.ChangeRun(ctx, c.row.ID, []string{string(StateCreated)}, func(row *storage.RunRow) {
+	// A run that has not been started needs no supervisor.
+	row, err := m.store.YieldRun(ctx, c.row.ID, []string{string(StateCreated)}, m.holder.ID(), func(row *storage.RunRow) {
 		row.Ready = true
 		row.Handle = c.row.Handle
 		row.BackendID = made.BackendID
@@ -224,6 +225,5 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 		return err
 	}
 	c.row = row
-	// A run that has not been started needs no supervisor.
-	return m.store.ReleaseLease(ctx, row.ID, m.holder.ID())
+	return nil
 }

@@ -100,20 +100,16 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	if err != nil {
 		return err
 	}
-	got, err := m.store.AcquireLease(ctx, row.ID, m.holder.ID(), leaseTTL)
+	row, err = m.store.TakeRun(ctx, row.ID, []string{string(StateCreated)}, m.holder.ID(), leaseTTL, func(row *storage.RunRow) {
+		row.State = string(StateStarting)
+	})
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return notFound(row.ID) // destroyed meanwhile
-	case err != nil:
-		return err
-	case !got:
+	case errors.Is(err, storage.ErrLeaseHeld):
 		return failf(CodeConflict, "look at its state with resolve", "another process is working on the run")
-	}
-	row, err = m.store.ChangeRun(ctx, row.ID, []string{string(StateCreated)}, func(row *storage.RunRow) {
-		row.State = string(StateStarting)
-	})
-	if err != nil {
-		return errors.Join(notStartable(err), m.releaseUnsupervised(ctx, row.ID))
+	case err != nil:
+		return notStartable(err)
 	}
 	m.changes.announce()
 	// From here on the run is ours to finish, whatever becomes of the call.
@@ -139,15 +135,6 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 		return err
 	}
 	return nil
-}
-
-// releaseUnsupervised gives a lease back unless a supervisor of this process
-// needs it.
-func (m *Manager) releaseUnsupervised(ctx context.Context, id string) error {
-	if m.supervises(id) {
-		return nil
-	}
-	return m.store.ReleaseLease(context.WithoutCancel(ctx), id, m.holder.ID())
 }
 
 func notStartable(err error) error {

@@ -201,6 +201,15 @@ func (m *Manager) awaitLease(ctx context.Context, id string) (release func(), er
 	}
 }
 
+// releaseUnsupervised gives a lease back unless a supervisor of this process
+// needs it.
+func (m *Manager) releaseUnsupervised(ctx context.Context, id string) error {
+	if m.supervises(id) {
+		return nil
+	}
+	return m.store.ReleaseLease(context.WithoutCancel(ctx), id, m.holder.ID())
+}
+
 // erase removes everything of a run that is marked as unfinished and whose lease
 // this Manager holds: objects in the runtime, directory, row. It can be repeated
 // after any failure.

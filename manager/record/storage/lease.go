@@ -35,32 +35,37 @@ func (machineClock) now() (string, int64, error) {
 func (s *Store) AcquireLease(ctx context.Context, runID, holderID string, ttl time.Duration) (bool, error) {
 	got := false
 	err := s.write.transact(ctx, func(t *tx) error {
-		var exists bool
-		if err := t.row("SELECT EXISTS (SELECT 1 FROM runs WHERE id = ?)", []any{runID}, &exists); err != nil {
-			return err
-		}
-		if !exists {
-			return ErrNotFound
-		}
-		var lease lease
-		err := t.row(selectLease, []any{runID}, &lease.holder, &lease.boot, &lease.expires)
-		switch {
-		case errors.Is(err, sql.ErrNoRows):
-		case err != nil:
-			return err
-		case lease.holder != holderID:
-			held, err := s.isHeld(lease)
-			if err != nil || held {
-				return err
-			}
-		}
-		got = true
-		return s.putLease(t, runID, holderID, ttl)
+		var err error
+		got, err = s.acquire(t, runID, holderID, ttl)
+		return err
 	})
 	if err != nil {
 		return false, s.failed(err, "take the lease of %s", runID)
 	}
 	return got, nil
+}
+
+func (s *Store) acquire(t *tx, runID, holderID string, ttl time.Duration) (bool, error) {
+	var exists bool
+	if err := t.row("SELECT EXISTS (SELECT 1 FROM runs WHERE id = ?)", []any{runID}, &exists); err != nil {
+		return false, err
+	}
+	if !exists {
+		return false, ErrNotFound
+	}
+	var lease lease
+	err := t.row(selectLease, []any{runID}, &lease.holder, &lease.boot, &lease.expires)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+	case err != nil:
+		return false, err
+	case lease.holder != holderID:
+		held, err := s.isHeld(lease)
+		if err != nil || held {
+			return false, err
+		}
+	}
+	return true, s.putLease(t, runID, holderID, ttl)
 }
 
 const selectLease = "SELECT holder, boot, expires FROM leases WHERE run_id = ?"
@@ -116,11 +121,13 @@ func (s *Store) RenewLeases(ctx context.Context, holderID string, ttl time.Durat
 
 // ReleaseLease gives a lease back. It is nil if the holder does not have it.
 func (s *Store) ReleaseLease(ctx context.Context, runID, holderID string) error {
-	err := s.write.transact(ctx, func(t *tx) error {
-		_, err := t.exec("DELETE FROM leases WHERE run_id = ? AND holder = ?", runID, holderID)
-		return err
-	})
+	err := s.write.transact(ctx, func(t *tx) error { return release(t, runID, holderID) })
 	return s.failed(err, "release the lease of %s", runID)
+}
+
+func release(t *tx, runID, holderID string) error {
+	_, err := t.exec("DELETE FROM leases WHERE run_id = ? AND holder = ?", runID, holderID)
+	return err
 }
 
 // ReleaseAll gives all leases of a holder back.

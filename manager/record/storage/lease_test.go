@@ -213,3 +213,41 @@ func TestTheMachineClockGoesForward(t *testing.T) {
 		t.Errorf("from (%s, %d) to (%s, %d), %v", boot, first, again, second, err)
 	}
 }
+
+func TestTakeAndYieldChangeARunTogetherWithItsLease(t *testing.T) {
+	t.Parallel()
+	s := open(t, filepath.Join(t.TempDir(), "home"))
+	mine, theirs := holder(t, s), holder(t, s)
+	insert(t, s, run(1))
+	id := run(1).ID
+	created, starting := []string{stateCreated}, []string{stateStarting}
+	start := func(r *RunRow) { r.State = stateStarting }
+	if _, err := s.TakeRun(t.Context(), id, starting, mine.ID(), time.Minute, start); err == nil {
+		t.Error("a run in another state was taken")
+	}
+	if _, held, err := s.LeaseHolder(t.Context(), id); held || err != nil {
+		t.Errorf("a take that failed left a lease: %v, %v", held, err)
+	}
+	row, err := s.TakeRun(t.Context(), id, created, mine.ID(), time.Minute, start)
+	if err != nil || row.State != stateStarting {
+		t.Fatalf("take: %+v, %v", row, err)
+	}
+	if _, err := s.TakeRun(t.Context(), id, starting, theirs.ID(), time.Minute, start); !errors.Is(err, ErrLeaseHeld) {
+		t.Errorf("another's take says %v", err)
+	}
+	if who, held, err := s.LeaseHolder(t.Context(), id); who != mine.ID() || !held || err != nil {
+		t.Errorf("the lease is %q, %v, %v", who, held, err)
+	}
+	if _, err := s.YieldRun(t.Context(), id, created, mine.ID(), start); err == nil {
+		t.Error("a run in another state was yielded")
+	}
+	if _, held, err := s.LeaseHolder(t.Context(), id); !held || err != nil {
+		t.Errorf("a yield that failed took the lease: %v, %v", held, err)
+	}
+	if row, err = s.YieldRun(t.Context(), id, starting, mine.ID(), in(stateStopped)); err != nil || row.State != stateStopped {
+		t.Errorf("yield: %+v, %v", row, err)
+	}
+	if _, held, err := s.LeaseHolder(t.Context(), id); held || err != nil {
+		t.Errorf("after a yield the lease is there: %v, %v", held, err)
+	}
+}

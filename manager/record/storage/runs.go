@@ -186,8 +186,33 @@ func runInTx(t *tx, id string) (RunRow, error) {
 // once, while nobody else can write: it must be quick and must not use the Store.
 // It may not touch fields that never change.
 func (s *Store) ChangeRun(ctx context.Context, id string, from []string, change func(*RunRow)) (RunRow, error) {
+	return s.changeRun(ctx, id, from, change, func(*tx) error { return nil })
+}
+
+// TakeRun is ChangeRun together with AcquireLease: it does both or nothing. The
+// error matches ErrLeaseHeld if another holder has the lease.
+func (s *Store) TakeRun(ctx context.Context, id string, from []string, holderID string, ttl time.Duration, change func(*RunRow)) (RunRow, error) {
+	return s.changeRun(ctx, id, from, change, func(t *tx) error {
+		got, err := s.acquire(t, id, holderID, ttl)
+		if err == nil && !got {
+			err = ErrLeaseHeld
+		}
+		return err
+	})
+}
+
+// YieldRun is ChangeRun together with ReleaseLease: it does both or nothing.
+func (s *Store) YieldRun(ctx context.Context, id string, from []string, holderID string, change func(*RunRow)) (RunRow, error) {
+	return s.changeRun(ctx, id, from, change, func(t *tx) error { return release(t, id, holderID) })
+}
+
+// changeRun is ChangeRun with something that belongs to the same transaction.
+func (s *Store) changeRun(ctx context.Context, id string, from []string, change func(*RunRow), also func(*tx) error) (RunRow, error) {
 	var row RunRow
 	err := s.write.transact(ctx, func(t *tx) error {
+		if err := also(t); err != nil {
+			return err
+		}
 		old, err := runInTx(t, id)
 		if err != nil {
 			return err

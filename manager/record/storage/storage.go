@@ -57,6 +57,8 @@ var (
 	ErrBusy = errors.New("database is busy")
 	// ErrCursor says that a cursor did not come from ListRuns.
 	ErrCursor = errors.New("not a cursor of a listing")
+	// ErrLeaseHeld says that another holder looks after the run.
+	ErrLeaseHeld = errors.New("another process looks after the run")
 	// ErrUnsafeHome says that the home cannot be trusted: somebody else owns
 	// it or may write there.
 	ErrUnsafeHome = errors.New("home is not safe to use")
