@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
@@ -14,6 +15,9 @@ import (
 // Bounds of waiting.
 const (
 	maxWaitRuns = 100
+	// maxWatched is of how many runs the output wakes a waiter at once; with
+	// more it looks at intervals, because a user has few watches.
+	maxWatched = 8
 	// matchWindow is the longest line, in bytes, that a pattern is matched
 	// against as a whole; longer ones are matched in pieces.
 	matchWindow = 64 << 10
@@ -103,10 +107,36 @@ func (m *Manager) WaitFor(ctx context.Context, query WaitQuery) (WaitResult, err
 			query.Progress(w.progress(result.Runs))
 			nextProgress = now.Add(progressPeriod)
 		}
-		if err := waitFor(ctx, changed, min(pollInterval, deadline.Sub(now))); err != nil {
+		if err := w.await(ctx, changed, min(pollInterval, deadline.Sub(now))); err != nil {
 			return result, err
 		}
 	}
+}
+
+// await waits until it is worth looking again: some run has changed, there is
+// output that has not been matched, or d has passed.
+func (w *waiter) await(ctx context.Context, changed <-chan struct{}, d time.Duration) error {
+	if w.query.Match == nil || len(w.scans) > maxWatched {
+		return waitFor(ctx, changed, d)
+	}
+	waiting, cancel := context.WithTimeout(ctx, d)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer cancel()
+	for _, s := range w.scans {
+		if s.matched == nil {
+			watchers.Go(func() {
+				// An error is seen again by the next look.
+				_ = s.reader.Wait(waiting, s.read)
+				cancel()
+			})
+		}
+	}
+	select {
+	case <-changed:
+	case <-waiting.Done():
+	}
+	return ctx.Err()
 }
 
 // waiter is one WaitFor under way.
@@ -120,7 +150,8 @@ type waiter struct {
 // scan is how far a run's output has been matched.
 type scan struct {
 	reader    *logring.Reader
-	pos       logring.Position
+	pos       logring.Position // where matching goes on
+	read      logring.Position // up to where there was something to read
 	assembler *logring.Lines
 	matched   *LogLine
 }
@@ -209,6 +240,7 @@ func (s *scan) advance(pattern *regexp.Regexp, final bool) error {
 			s.pos = next
 			continue
 		}
+		s.read = next
 		resume := s.assembler.Next()
 		for _, line := range s.assembler.Flush() {
 			if s.match(pattern, line) {
