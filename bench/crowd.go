@@ -134,7 +134,7 @@ func (w *world) watchRest(ctx context.Context, c *client, empty process, ids []s
 		return err
 	}
 	var guests, cpu series
-	for _, field := range strings.Fields(list) {
+	for field := range strings.FieldsSeq(list) {
 		pid, err := strconv.Atoi(field)
 		if err != nil {
 			return err
