@@ -80,8 +80,9 @@ type rowDocuments struct {
 	meta    meta
 }
 
-// maxDocuments bounds what is kept; then everything is dropped.
-const maxDocuments = 4096
+// maxDocuments bounds what is kept, of some hundred bytes each; then everything
+// is dropped.
+const maxDocuments = 16384
 
 // of returns the documents of a row. Their maps and slices are shared: they are
 // copied before a caller gets them.

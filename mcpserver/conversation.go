@@ -5,21 +5,66 @@ import (
 	"encoding/json"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mark3labs/mcp-go/mcp"
 	"go.uber.org/zap"
 )
+
+// maxIdleWorkers bounds the goroutines of one client that wait for a next request.
+const maxIdleWorkers = 16
 
 // conversation drives a session whose messages all leave through one sender, as on
 // stdio and on SSE. Requests run side by side, each on a goroutine; initialize runs
 // on the caller's, so that what the client sends after it finds it done.
 //
 // Its owner ends it with session.refuse or session.close, waits for the requests
-// (session.drained), and after close for broadcasts.
+// (session.drained), and after close for the rest (wait).
 type conversation struct {
 	*session
-	out        sender
-	broadcasts sync.WaitGroup // the goroutine that writes broadcasts; begun by a request in flight
+	out     sender
+	work    chan func()    // taken by idle workers
+	idle    atomic.Int32   // workers that wait for work, or are about to
+	helpers sync.WaitGroup // workers, and what writes broadcasts; each begun by a request in flight
+}
+
+// newConversation makes a conversation. Its owner must end it.
+func (s *Server) newConversation(kind string, out sender) *conversation {
+	return &conversation{session: s.newSession(kind), out: out, work: make(chan func())}
+}
+
+// wait returns when the goroutines of the conversation have ended. It is called
+// after close, once no request is left.
+func (c *conversation) wait() { c.helpers.Wait() }
+
+// spawn runs serve on a goroutine. One that has served before is preferred: its
+// stack has grown to what a request needs, and growing it costs as much as much of
+// the request.
+func (c *conversation) spawn(serve func()) {
+	select {
+	case c.work <- serve:
+	default:
+		c.helpers.Go(func() { c.serveAll(serve) })
+	}
+}
+
+// serveAll serves a request and then further ones, until the conversation has ended
+// or enough others wait for the next.
+func (c *conversation) serveAll(serve func()) {
+	for {
+		serve()
+		serve = nil // while it waits it must not keep the last request
+		if c.idle.Add(1) > maxIdleWorkers {
+			c.idle.Add(-1)
+			return
+		}
+		select {
+		case serve = <-c.work:
+			c.idle.Add(-1)
+		case <-c.ended:
+			return
+		}
+	}
 }
 
 // receive takes one message. It returns when the message was understood and, if it
@@ -82,7 +127,7 @@ func (c *conversation) receiveRequest(ctx context.Context, msg message) {
 		serve()
 		return
 	}
-	go serve()
+	c.spawn(serve)
 }
 
 // greet notes the handshake and starts to write broadcasts.
@@ -92,7 +137,7 @@ func (c *conversation) greet(ctx context.Context) {
 	if notifications == nil {
 		return
 	}
-	c.broadcasts.Go(func() {
+	c.helpers.Go(func() {
 		for {
 			select {
 			case notification := <-notifications:

@@ -142,6 +142,9 @@ func withID(answer mcp.JSONRPCMessage, id json.RawMessage) mcp.JSONRPCMessage {
 // encoded (a handler put a channel or NaN into its result) becomes an error answer,
 // so that the client is never left waiting.
 func encodeAnswer(answer mcp.JSONRPCMessage, id json.RawMessage) []byte {
+	if data, ok := encodeToolAnswer(answer); ok {
+		return data
+	}
 	data, err := json.Marshal(answer)
 	if err == nil {
 		return data

@@ -56,7 +56,7 @@ func (h *httpHandler) serveSSE(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	stream := newEventStream(w)
-	talk := &conversation{session: h.owner.newSession("sse"), out: stream}
+	talk := h.owner.newConversation("sse", stream)
 	id := h.streams.add(talk)
 	if id == "" {
 		stream.close()
@@ -94,7 +94,7 @@ func (h *httpHandler) endSSE(talk *conversation, stream *eventStream, id string)
 	stream.close()
 	select {
 	case <-talk.drained():
-		talk.broadcasts.Wait()
+		talk.wait()
 	case <-time.After(h.owner.timings.abort):
 		h.owner.log.Warn("tool calls did not end after they were cancelled", zap.String("session", talk.id))
 	}

@@ -56,7 +56,7 @@ const (
 // deadlines (pipes, sockets); otherwise its goroutine stays until the read returns.
 func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) error {
 	writer := &lineWriter{out: out, broken: make(chan struct{})}
-	talk := &conversation{session: s.newSession("stdio"), out: writer}
+	talk := s.newConversation("stdio", writer)
 	// Requests outlive ctx by the grace that stopping gives them.
 	requests := context.WithoutCancel(ctx)
 
@@ -76,7 +76,7 @@ func (s *Server) ServeStdio(ctx context.Context, in io.Reader, out io.Writer) er
 	talk.close()
 	select {
 	case <-talk.drained():
-		talk.broadcasts.Wait()
+		talk.wait()
 	case <-time.After(s.timings.drainAtStop):
 		s.log.Warn("tool calls did not end after they were cancelled", zap.String("session", talk.id))
 	}

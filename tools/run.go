@@ -82,7 +82,7 @@ func (a *answer) row(run *manager.Run) {
 	a.StringIf("error", run.Error)
 	a.String("runtime", string(run.Runtime))
 	a.StringIf("isolation", string(run.Isolation))
-	a.String("created_at", run.CreatedAt.UTC().Format(timeFormat))
+	a.Time("created_at", run.CreatedAt)
 	a.TimeIf("stopped_at", run.StoppedAt)
 	if !run.StateConfirmed {
 		a.StringIf("state_note", run.StateNote)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 )
 
 // Field is one field of a tool's structured content.
@@ -32,24 +33,47 @@ type node []member
 
 type member struct {
 	key   string
-	value any // a node, or what encoding/json marshals
+	value any // a string, a number (int or int64), a bool, a []string or a node
 }
 
-// MarshalJSON writes the members in order.
-func (n node) MarshalJSON() ([]byte, error) {
-	data := []byte{'{'}
+// appendNode appends the members in order. Schemas are made whenever a server
+// starts, so it does not go through encoding/json, which would check and copy the
+// innermost node once for each level above it.
+func appendNode(data []byte, n node) []byte {
+	data = append(data, '{')
 	for i, m := range n {
 		if i > 0 {
 			data = append(data, ',')
 		}
-		value, err := json.Marshal(m.value)
-		if err != nil {
-			return nil, err
-		}
 		data = append(appendQuoted(data, m.key), ':')
-		data = append(data, value...)
+		data = appendValue(data, m.value)
 	}
-	return append(data, '}'), nil
+	return append(data, '}')
+}
+
+func appendValue(data []byte, value any) []byte {
+	switch value := value.(type) {
+	case node:
+		return appendNode(data, value)
+	case string:
+		return appendQuoted(data, value)
+	case []string:
+		data = append(data, '[')
+		for i, entry := range value {
+			if i > 0 {
+				data = append(data, ',')
+			}
+			data = appendQuoted(data, entry)
+		}
+		return append(data, ']')
+	case bool:
+		return strconv.AppendBool(data, value)
+	case int:
+		return strconv.AppendInt(data, int64(value), 10)
+	case int64:
+		return strconv.AppendInt(data, value, 10)
+	}
+	panic(fmt.Sprintf("encode a schema: a %T is no part of one", value))
 }
 
 // inputSchema is the JSON schema of arguments: a closed object, without the
@@ -138,14 +162,7 @@ func members(fields []Field) node {
 	return node{{"properties", properties}, {"required", required}, {"additionalProperties", false}}
 }
 
-// encodeSchema encodes a schema, which consists of strings, numbers and
-// booleans and therefore always encodes.
-func encodeSchema(n node) json.RawMessage {
-	data, err := json.Marshal(n)
-	if err != nil {
-		panic(fmt.Sprintf("encode a schema: %v", err))
-	}
-	return data
-}
+// encodeSchema encodes a schema.
+func encodeSchema(n node) json.RawMessage { return appendNode(make([]byte, 0, 4<<10), n) }
 
 func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -22,8 +22,9 @@ const (
 	// walSettled is the age of a log at which no further write can have its
 	// time: many times the coarsest clock tick of 10 ms.
 	walSettled = 100 * time.Millisecond
-	// maxCached bounds the number of answers kept; then all are dropped.
-	maxCached = 4096
+	// maxCached bounds the number of answers kept, of 1 to 2 KB each; then all
+	// are dropped.
+	maxCached = 16384
 )
 
 // walState tells one state of the write-ahead log from the next.
