@@ -35,7 +35,7 @@ func newDrivers(opts ManagerOptions) (*drivers, error) {
 					wanted := !*opts.NoSandbox
 					sandbox = &wanted
 				}
-				return docker.New(docker.Options{Sandbox: sandbox, GuestDir: opts.GuestDir, Logger: opts.Logger})
+				return docker.New(docker.Options{Sandbox: sandbox, GuestDir: opts.GuestDir, Logger: opts.Logger, EngineStreams: opts.engineStreams})
 			},
 		},
 	}

@@ -34,6 +34,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -142,6 +143,12 @@ func (opts ManagerOptions) withDefaults() (ManagerOptions, error) {
 	opts.Home = home
 	if opts.Runtime == "" {
 		opts.Runtime = runtime.Type(os.Getenv("DRAWBRIDGE_RUNTIME"))
+	}
+	if opts.LogLimitBytes == 0 {
+		opts.LogLimitBytes = logring.DefaultLimit
+	}
+	if opts.LogLimitBytes < logring.MinLimit {
+		return opts, failf(CodeInvalidArgument, fmt.Sprintf("choose at least %d", logring.MinLimit), "a log of %d bytes is too small", opts.LogLimitBytes)
 	}
 	if opts.MaxLiveRuns == 0 {
 		opts.MaxLiveRuns = DefaultMaxLiveRuns

@@ -45,6 +45,10 @@ type ManagerOptions struct {
 	GuestDir string
 	// Logger receives events for the maintainer; nil discards them.
 	Logger *zap.Logger
+
+	// engineStreams makes the Docker driver carry everything over the
+	// engine. It exists for tests of what other engines need.
+	engineStreams bool
 }
 
 // Limits of a Manager and of what callers may ask of it.

@@ -72,7 +72,7 @@ func (m *Manager) plan(opts Options) (storage.RunRow, runtime.Spec, error) {
 		MemoryBytes: limits.MemoryBytes, CPUs: limits.CPUs,
 		Spec: encode(spec{
 			Command: opts.Cmd, Network: opts.Network, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
-			PidsLimit: limits.PidsLimit, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
+			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
 		}),
 	}
 	return row, runtime.Spec{

@@ -20,6 +20,7 @@ type spec struct {
 	Timeout    time.Duration       `json:"timeout,omitempty"`
 	Grace      time.Duration       `json:"grace"`
 	PidsLimit  int64               `json:"pids_limit"`
+	LogLimit   int64               `json:"log_limit"` // bytes
 	Rows       uint16              `json:"rows,omitempty"`
 	Cols       uint16              `json:"cols,omitempty"`
 	OwnedSpace bool                `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory

@@ -208,7 +208,11 @@ func (m *Manager) copyLog(ctx context.Context, driver runtime.Runtime, row stora
 	if err != nil {
 		return fmt.Errorf("open the log of %s: %w", row.ID, err)
 	}
-	writer, err := logring.NewWriter(segments, m.opts.LogLimitBytes)
+	sp, err := decode[spec](row.Spec, "specification", row.ID)
+	if err != nil {
+		return err
+	}
+	writer, err := logring.NewWriter(segments, sp.LogLimit)
 	if err != nil {
 		return fmt.Errorf("resume the log of %s: %w", row.ID, err)
 	}

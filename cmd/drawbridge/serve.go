@@ -29,6 +29,7 @@ type serveFlags struct {
 	openNet   bool
 	maxRuns   int
 	maxMemory string
+	logLimit  string
 	maxCPUs   float64
 	image     string
 	sandbox   string
@@ -69,6 +70,7 @@ directory in which the server was started.`,
 	flags.StringArrayVar(&f.roots, "workspace-root", nil, "directory below which workspaces may lie; may be repeated (default the current directory)")
 	flags.BoolVar(&f.openNet, "allow-open-network", false, "let runs ask for an unfiltered network")
 	flags.IntVar(&f.maxRuns, "max-runs", manager.DefaultMaxLiveRuns, "live runs at most")
+	flags.StringVar(&f.logLimit, "log-limit", "", "what is kept of the output of a run, the oldest part is dropped first (default 64m)")
 	flags.StringVar(&f.maxMemory, "max-memory", "", "memory limits of all live runs together, e.g. 32g (default no bound)")
 	flags.Float64Var(&f.maxCPUs, "max-cpus", 0, "CPU limits of all live runs together (default no bound)")
 	flags.StringVar(&f.image, "image", "", "image of runs that name none (default "+manager.DefaultImage+")")
@@ -238,6 +240,9 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 		return opts, usagef("give a number of cores", "--max-cpus %v is negative", f.maxCPUs)
 	}
 	if opts.MaxMemoryBytes, err = parseBytes("--max-memory", f.maxMemory); err != nil {
+		return opts, err
+	}
+	if opts.LogLimitBytes, err = parseBytes("--log-limit", f.logLimit); err != nil {
 		return opts, err
 	}
 	if opts.NoSandbox, err = parseSandbox(f.sandbox); err != nil {
