@@ -147,6 +147,31 @@ need_debian() {
   hash -r
 }
 
+# find_busybox sets busybox to the path of a static one for this machine. Debian's
+# package is unpacked into the cache where it is not installed: it conflicts
+# with the dynamic busybox that many machines boot with.
+find_busybox() {
+  local kept stage
+  busybox=$(dpkg-query -L busybox-static 2>/dev/null | grep -E '^(/usr)?/bin/busybox$' | head -n 1 || true)
+  [[ -z $busybox ]] || return 0
+  kept=$cache_dir/busybox-static-$(dpkg --print-architecture)
+  if [[ ! -x $kept ]]; then
+    say "downloading busybox-static"
+    apt_update
+    stage=$(mkdir -p "$cache_dir" && mktemp -d "$cache_dir/busybox-stage.XXXXXX")
+    if ! (
+      cd "$stage" && quietly apt-get -q download busybox-static &&
+        dpkg-deb -x busybox-static_*.deb package &&
+        mv "$(find package -path '*bin/busybox' -type f)" "$kept"
+    ); then
+      rm -rf "$stage"
+      die "downloading failed: apt-get download busybox-static"
+    fi
+    rm -rf "$stage"
+  fi
+  busybox=$kept
+}
+
 need_go() {
   [[ ! -x /usr/local/go/bin/go ]] || PATH=$PATH:/usr/local/go/bin
   command -v go >/dev/null || die "go is missing: install Go 1.26 or newer from https://go.dev/dl/"

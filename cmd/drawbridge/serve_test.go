@@ -340,9 +340,14 @@ func TestTheInspectorListsAndCallsToolsOnAllTransports(t *testing.T) {
 	inspector := inspectorCLI(t)
 	c := newEngineCLI(t)
 	_, address := c.httpServer()
-	// The inspector takes flags of a server for its own.
+	// The inspector takes flags of a server for its own, and hands it a few
+	// variables only: the one that names the engine is not among them.
 	wrapper := filepath.Join(t.TempDir(), "server")
-	script := fmt.Sprintf("#!/bin/sh\nexec %s --home %s\n", quoteCommand(append([]string{c.path}, c.serveArgs()...)), quoteWord(c.home))
+	serve := append([]string{c.path}, c.serveArgs()...)
+	if host := os.Getenv("DOCKER_HOST"); host != "" {
+		serve = append([]string{"env", "DOCKER_HOST=" + host}, serve...)
+	}
+	script := fmt.Sprintf("#!/bin/sh\nexec %s --home %s\n", quoteCommand(serve), quoteWord(c.home))
 	if err := os.WriteFile(wrapper, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -17,20 +17,8 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
+	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
 )
-
-const busybox = "/bin/busybox"
-
-// need skips a test whose world is not here, except where it has to be.
-func need(t testing.TB, ok bool, what string) {
-	t.Helper()
-	if !ok && os.Getenv("CI") == "true" {
-		t.Fatal("needed: ", what)
-	}
-	if !ok {
-		t.Skip("not here: ", what)
-	}
-}
 
 // buildGuest builds the program as it is shipped.
 func buildGuest(t testing.TB) string {
@@ -60,10 +48,10 @@ func docker(t testing.TB, stdin io.Reader, args ...string) string {
 // importImage makes an image of busybox alone.
 func importImage(t testing.TB) string {
 	t.Helper()
-	_, err := os.Stat(busybox)
-	need(t, err == nil, busybox+" of package busybox-static")
-	need(t, exec.Command("docker", "version").Run() == nil, "a Docker engine")
-	program, err := os.ReadFile(busybox)
+	if out, err := exec.Command("docker", "version").CombinedOutput(); err != nil {
+		runtimetest.Missing(t, "a Docker engine is needed: docker version: %v: %s", err, out)
+	}
+	program, err := os.ReadFile(runtimetest.Busybox(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,7 +41,7 @@ var applets = []string{
 }
 
 // errNoBusybox says that the machine has no busybox that an image can be made of.
-var errNoBusybox = errors.New("a statically linked busybox is needed for the test image; install it with `apt-get install busybox-static`")
+var errNoBusybox = errors.New("a statically linked busybox is needed for the test image; scripts/test provides it, and so does `apt-get install busybox-static`")
 
 var imageOnce = sync.OnceValues(makeImage)
 
@@ -105,6 +105,17 @@ func ImportImage(ctx context.Context, cli *client.Client) (string, error) {
 	return ref, nil
 }
 
+// Busybox returns the path of a statically linked busybox on this machine. Where
+// there is none the test ends as by Missing.
+func Busybox(t testing.TB) string {
+	t.Helper()
+	path, err := staticBusybox()
+	if err != nil {
+		Missing(t, "%v", err)
+	}
+	return path
+}
+
 // imageLayer returns the image's one layer as a tar file that depends on nothing
 // but the busybox in it.
 func imageLayer() ([]byte, error) {
@@ -146,11 +157,15 @@ func imageLayer() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// staticBusybox returns the path of a busybox that needs no loader.
+// staticBusybox returns the path of a busybox that needs no loader: the one that
+// DRAWBRIDGE_TEST_BUSYBOX names, or this machine's.
 func staticBusybox() (string, error) {
-	path, err := exec.LookPath("busybox")
-	if err != nil {
-		return "", errNoBusybox
+	path := os.Getenv("DRAWBRIDGE_TEST_BUSYBOX")
+	if path == "" {
+		var err error
+		if path, err = exec.LookPath("busybox"); err != nil {
+			return "", errNoBusybox
+		}
 	}
 	program, err := elf.Open(path)
 	if err != nil {
