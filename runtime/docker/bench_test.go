@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
 )
 
@@ -78,7 +79,7 @@ func benchmarkDockerRun(b *testing.B) {
 	if _, err := exec.LookPath("docker"); err != nil {
 		runtimetest.Missing(b, "the docker command is needed: %v", err)
 	}
-	filter, err := seccompJSON()
+	filter, err := confine.FilterJSON()
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 )
 
 // Limits of a container that a Spec does not set.
@@ -42,7 +43,7 @@ const (
 type plan struct {
 	spec  runtime.Spec
 	how   chosen
-	user  owner
+	user  confine.Owner
 	guest string // host path of the guest program
 	// keepUsers asks an engine that maps the users of containers not to.
 	keepUsers bool
@@ -132,7 +133,7 @@ func (p *plan) config(arguments, env []string) *container.Config {
 // hostConfig returns what the host has to do for the container: limits, mounts
 // and everything that stands between the two.
 func (p *plan) hostConfig() (*container.HostConfig, error) {
-	filter, err := seccompJSON()
+	filter, err := confine.FilterJSON()
 	if err != nil {
 		return nil, fmt.Errorf("encode the seccomp filter: %w", err)
 	}
@@ -145,8 +146,8 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 		ReadonlyRootfs: true,
 		CgroupnsMode:   container.CgroupnsModePrivate,
 		IpcMode:        container.IPCModePrivate,
-		MaskedPaths:    maskedPaths,
-		ReadonlyPaths:  readonlyPaths,
+		MaskedPaths:    confine.MaskedPaths,
+		ReadonlyPaths:  confine.ReadonlyPaths,
 		Init:           &reap,
 		NetworkMode:    "none",
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
@@ -184,7 +185,7 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 // tmpOptions mounts /tmp for the command. It is the command's own, because older
 // versions of runc give it the mode of the image's directory whatever is asked.
 func (p *plan) tmpOptions(size int64) string {
-	return fmt.Sprintf("rw,exec,nosuid,nodev,mode=1777,uid=%d,gid=%d,size=%d", p.user.uid, p.user.gid, size)
+	return fmt.Sprintf("rw,exec,nosuid,nodev,mode=1777,uid=%d,gid=%d,size=%d", p.user.UID, p.user.GID, size)
 }
 
 // bindings publishes the ports on the loopback address and nowhere else.
@@ -207,7 +208,7 @@ func tcpPort(port int) nat.Port { return nat.Port(strconv.Itoa(port) + "/tcp") }
 func (p *plan) mounts() []mount.Mount {
 	h := handle{Dir: p.spec.Dir}
 	workspace := p.spec.Workspace
-	if p.user.mapped {
+	if p.user.Mapped {
 		workspace = h.workspace()
 	}
 	mounts := []mount.Mount{
@@ -245,27 +246,4 @@ func (p *plan) logConfig() container.LogConfig {
 		"max-file": strconv.Itoa(engineLogFiles),
 		"compress": "false",
 	}}
-}
-
-// homeDefaults are set unless the spec has them: the image's list of users need
-// not have the user that the command runs as.
-var homeDefaults = []string{"HOME=/tmp", "USER=sandbox"}
-
-// environment returns the whole environment of a command: the image's, then our
-// defaults, then the spec's; the last of a name counts.
-func environment(image, spec []string) []string {
-	all := make([]string, 0, len(image)+len(homeDefaults)+len(spec)+2)
-	at := make(map[string]int)
-	for _, list := range [][]string{{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, image, homeDefaults, spec} {
-		for _, pair := range list {
-			name, _, _ := strings.Cut(pair, "=")
-			if i, ok := at[name]; ok {
-				all[i] = pair
-				continue
-			}
-			at[name] = len(all)
-			all = append(all, pair)
-		}
-	}
-	return all
 }

@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"encoding/json"
 	"errors"
 	"path/filepath"
 	"slices"
@@ -13,6 +12,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 )
 
 func testPlan(change func(*plan)) *plan {
@@ -23,7 +24,7 @@ func testPlan(change func(*plan)) *plan {
 			Labels: map[string]string{"more": "label", runtime.LabelRun: "forged"},
 		},
 		how:       chosen{isolation: runtime.IsolationRunc, mode: modeDirect},
-		user:      owner{uid: 7, gid: 8},
+		user:      confine.Owner{UID: 7, GID: 8},
 		guest:     "/lib/guest",
 		openFiles: openFiles,
 	}
@@ -40,7 +41,7 @@ func TestHostConfigHardensEverySandbox(t *testing.T) {
 		"engine":       func(p *plan) { p.how.mode = modeEngine },
 		"open network": func(p *plan) { p.spec.Network = runtime.NetworkOpen },
 		"root's workspace": func(p *plan) {
-			p.user = owner{uid: sandboxID, gid: sandboxID, mapped: true}
+			p.user = confine.Owner{UID: confine.SandboxID, GID: confine.SandboxID, Mapped: true}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -116,23 +117,6 @@ func TestLabelsOfTheDriverCannotBeForged(t *testing.T) {
 	labels := testPlan(unchanged).config(nil, nil).Labels
 	if labels[runtime.LabelRun] != "run_0123456789ab" || labels["more"] != "label" || labels[runtime.LabelRole] != runtime.RoleSandbox {
 		t.Errorf("labels %v", labels)
-	}
-}
-
-func TestEnvironmentPutsTheSpecOverTheImage(t *testing.T) {
-	t.Parallel()
-	for name, test := range map[string]struct{ image, spec, want []string }{
-		"nothing given":      {nil, nil, []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/tmp", "USER=sandbox"}},
-		"the image's":        {[]string{"PATH=/bin", "HOME=/root", "A=1"}, nil, []string{"PATH=/bin", "HOME=/tmp", "A=1", "USER=sandbox"}},
-		"the spec's counts":  {[]string{"PATH=/bin", "A=1"}, []string{"A=2", "HOME=/h", "A=3"}, []string{"PATH=/bin", "A=3", "HOME=/h", "USER=sandbox"}},
-		"values with equals": {[]string{"PATH=/bin"}, []string{"A=b=c"}, []string{"PATH=/bin", "HOME=/tmp", "USER=sandbox", "A=b=c"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if diff := cmp.Diff(test.want, environment(test.image, test.spec)); diff != "" {
-				t.Error(diff)
-			}
-		})
 	}
 }
 
@@ -237,7 +221,7 @@ func TestContextOfTheDockerCommandNamesTheEngine(t *testing.T) {
 	if got, err := engineHost(""); got != "" || err != nil {
 		t.Errorf("without a configuration: %q, %v", got, err)
 	}
-	if err := writeFile(filepath.Join(dir, "config.json"), map[string]string{"currentContext": "default"}); err != nil {
+	if err := host.WriteFile(filepath.Join(dir, "config.json"), map[string]string{"currentContext": "default"}); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := engineHost(""); got != "" || err != nil {
@@ -248,60 +232,5 @@ func TestContextOfTheDockerCommandNamesTheEngine(t *testing.T) {
 	}
 	if _, err := engineHost("ssh://host"); !errors.Is(err, runtime.ErrUnavailable) {
 		t.Errorf("ssh: %v", err)
-	}
-}
-
-func TestSeccompFilterIsAnAllowList(t *testing.T) {
-	t.Parallel()
-	text, err := seccompJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var p seccompProfile
-	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		t.Fatal(err)
-	}
-	if p.DefaultAction != refuse {
-		t.Errorf("default action %s", p.DefaultAction)
-	}
-	allowed := map[string]bool{}
-	for _, calls := range p.Syscalls {
-		for _, name := range calls.Names {
-			if calls.Action == allow && len(calls.Args) == 0 {
-				allowed[name] = true
-			}
-		}
-	}
-	for _, name := range []string{"chmod", "fchmod", "fchmodat", "fchmodat2", "open", "openat", "openat2", "creat", "mknod", "mknodat", "clone", "clone3", "ioctl", "socket", "socketcall",
-		"socketpair", "personality", "unshare", "setns", "mount", "umount2", "move_mount", "fsopen", "bpf", "perf_event_open", "keyctl", "add_key", "request_key", "userfaultfd", "io_uring_setup",
-		"modify_ldt", "kexec_load", "init_module", "reboot", "swapon", "pivot_root", "chroot", "open_by_handle_at", "quotactl", "syslog", "acct", "iopl", "ioperm", "settimeofday", "sethostname"} {
-		if allowed[name] {
-			t.Errorf("%s is allowed whatever its arguments", name)
-		}
-	}
-	for _, name := range []string{"read", "execve", "futex", "mmap", "kill", "wait4", "ptrace", "prctl"} {
-		if !allowed[name] {
-			t.Errorf("%s is not allowed", name)
-		}
-	}
-}
-
-// TestIoctlRulesRefuseTwoRequests evaluates the rules as the kernel does.
-func TestIoctlRulesRefuseTwoRequests(t *testing.T) {
-	t.Parallel()
-	var p seccompProfile
-	p.allowIoctls()
-	passes := func(request uint64) bool {
-		return slices.ContainsFunc(p.Syscalls, func(c seccompCalls) bool {
-			return request&c.Args[0].Value == c.Args[0].ValueTwo
-		})
-	}
-	for request := range uint64(1 << 17) {
-		if want := request != ioctlTIOCSTI && request != ioctlTIOCLINUX; passes(request) != want {
-			t.Errorf("request %#x: allowed %v", request, !want)
-		}
-		if passes(request|1<<40) != passes(request) {
-			t.Errorf("request %#x: the upper half matters", request)
-		}
 	}
 }

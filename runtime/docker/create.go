@@ -15,6 +15,8 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
@@ -53,7 +55,7 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 		return nil, err
 	}
 	if h.Mode == modeDirect {
-		if err := writeFile(h.order(), p.order(env)); err != nil {
+		if err := host.WriteFile(h.order(), host.NewOrder(p.spec, env)); err != nil {
 			return nil, err
 		}
 	}
@@ -61,7 +63,7 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 	if err != nil {
 		return nil, err
 	}
-	return encoded, writeFile(h.saved(), h)
+	return encoded, host.WriteFile(h.saved(), h)
 }
 
 // plan finds out everything that the container's configuration depends on.
@@ -74,16 +76,16 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	user, err := workspaceOwner(spec.Workspace)
+	user, err := confine.WorkspaceOwner(spec.Workspace)
 	if err != nil {
 		return nil, err
 	}
-	if user.mapped {
+	if user.Mapped {
 		if !f.sameKernel {
-			return nil, cannotMap(spec.Workspace, errors.New("the engine is on another machine"))
+			return nil, confine.CannotMap(spec.Workspace, errors.New("the engine is on another machine"))
 		}
-		if err := d.owners.probe(spec.Workspace); err != nil {
-			return nil, cannotMap(spec.Workspace, err)
+		if err := d.owners.Probe(spec.Workspace); err != nil {
+			return nil, confine.CannotMap(spec.Workspace, err)
 		}
 	}
 	guest, err := d.guestProgram(f.arch)
@@ -105,7 +107,7 @@ func (p *plan) handle() *handle {
 		TTY:         p.spec.TTY,
 		Interactive: p.spec.Interactive || p.spec.TTY,
 	}
-	if p.user.mapped {
+	if p.user.Mapped {
 		h.Mapped = p.spec.Workspace
 	}
 	if len(p.spec.Ports) > 0 {
@@ -134,21 +136,6 @@ func (p *plan) prepare(h *handle) error {
 	return nil
 }
 
-// order returns what Start has to know; image is the image's environment.
-func (p *plan) order(image []string) order {
-	return order{
-		Command:     p.spec.Command,
-		Env:         environment(image, p.spec.Env),
-		TTY:         p.spec.TTY,
-		Interactive: p.spec.Interactive || p.spec.TTY,
-		Rows:        p.spec.Rows,
-		Cols:        p.spec.Cols,
-		Timeout:     p.spec.Timeout,
-		Grace:       p.spec.Grace,
-		LogLimit:    p.spec.LogLimit,
-	}
-}
-
 // guestCall returns the arguments and the environment of the guest's own process.
 // In direct mode the command's are none of the engine's business.
 func (p *plan) guestCall() (arguments, env []string, err error) {
@@ -171,7 +158,7 @@ func (p *plan) guestCall() (arguments, env []string, err error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode what the guest has to start: %w", err)
 	}
-	return []string{"run", "--frames", "--start", start}, slices.Concat(homeDefaults, p.spec.Env), nil
+	return []string{"run", "--frames", "--start", start}, slices.Concat(host.HomeDefaults, p.spec.Env), nil
 }
 
 // make asks the engine for the container, and at the same time for the image's
@@ -267,7 +254,7 @@ func removeFiles(h *handle) error {
 	if h.Dir == "" {
 		return nil
 	}
-	failed := []error{unmount(h.workspace())}
+	failed := []error{confine.Unmount(h.workspace())}
 	for _, path := range append(h.files(), h.workspace()) {
 		// os.Remove, never RemoveAll: the place of the workspace is empty, or
 		// it is not to be touched.

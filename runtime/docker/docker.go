@@ -39,6 +39,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 )
 
 // Bounds on calls to the engine.
@@ -88,7 +89,7 @@ type Driver struct {
 	mu    sync.Mutex // guards known; never held across a call
 	known *facts
 
-	owners idMapper
+	owners confine.Mapper
 }
 
 var (
@@ -133,7 +134,7 @@ func (d *Driver) Type() runtime.Type { return runtime.TypeDocker }
 
 // Close closes idle connections. Sandboxes go on.
 func (d *Driver) Close() error {
-	d.owners.close()
+	d.owners.Close()
 	return d.cli.Close()
 }
 
@@ -161,3 +162,7 @@ func (d *Driver) guestProgram(arch string) (string, error) {
 	}
 	return "", fmt.Errorf("find the guest program %s in %q: %w; put the file that came with drawbridge there", name, dirs, os.ErrNotExist)
 }
+
+// ReleaseDir unmounts what is mounted under the directory of a run (Spec.Dir). It
+// is for directories whose handle was lost; Remove does it by itself.
+func (d *Driver) ReleaseDir(dir string) error { return confine.ReleaseDir(dir) }

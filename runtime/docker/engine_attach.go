@@ -15,7 +15,7 @@ import (
 // attachEngine connects through the engine, which takes connections before the
 // start too.
 func (d *Driver) attachEngine(ctx context.Context, h *handle, opts runtime.AttachOptions) (runtime.Session, error) {
-	if err := d.mayStart(ctx, h); err != nil {
+	if err := d.sandbox(h).MayStart(ctx); err != nil {
 		return nil, err
 	}
 	query := url.Values{"stream": {"1"}, "stdout": {"1"}, "stderr": {"1"}}

@@ -14,6 +14,7 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
@@ -59,8 +60,8 @@ func (d *Driver) execEngine(ctx context.Context, h *handle, spec runtime.ExecSpe
 		<-killed
 		return runtime.ExecResult{}, ctx.Err()
 	}
-	if err != nil && d.stopped(ctx, h) {
-		return runtime.ExecResult{}, d.notRunning(ctx, h, err)
+	if err != nil && d.sandbox(h).Stopped(ctx) {
+		return runtime.ExecResult{}, d.sandbox(h).NotRunning(ctx, err)
 	}
 	if err != nil {
 		return runtime.ExecResult{}, d.fail(ctx, err, "read its output")
@@ -75,12 +76,12 @@ func (d *Driver) execEngine(ctx context.Context, h *handle, spec runtime.ExecSpe
 // closeWhenStopped ends the stream of an exec whose sandbox has ended: an engine
 // with gVisor has been seen to leave it open for ever.
 func (d *Driver) closeWhenStopped(ctx context.Context, h *handle, raw *rawStream, ended <-chan struct{}) {
-	look := time.NewTicker(logCheck)
+	look := time.NewTicker(execCheck)
 	defer look.Stop()
 	for {
 		select {
 		case <-look.C:
-			if d.stopped(ctx, h) {
+			if d.sandbox(h).Stopped(ctx) {
 				_ = raw.SetDeadline(time.Now().Add(execGrace)) // what is on its way may arrive
 				return
 			}
@@ -182,10 +183,10 @@ func (d *Driver) execCode(ctx context.Context, h *handle, exec string) (int, err
 		found, err := d.cli.ContainerExecInspect(call, exec)
 		done()
 		if err != nil {
-			return 0, d.notRunning(ctx, h, err)
+			return 0, d.sandbox(h).NotRunning(ctx, err)
 		}
 		if found.Running {
-			if sleep(bound, endLook) != nil {
+			if host.Sleep(bound, endLook) != nil {
 				return 0, fmt.Errorf("the engine does not say how it ended: %w", runtime.ErrUnavailable)
 			}
 			continue

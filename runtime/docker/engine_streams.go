@@ -13,6 +13,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
@@ -202,7 +203,7 @@ func (s *engineLogStream) open() error {
 		if state.Status != container.StateCreated {
 			break
 		}
-		if err := sleep(s.ctx, createdLook); err != nil {
+		if err := host.Sleep(s.ctx, createdLook); err != nil {
 			return err
 		}
 	}

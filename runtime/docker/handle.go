@@ -4,9 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -78,34 +76,4 @@ const workspaceMount = "workspace"
 // files lists what may be in Spec.Dir of the driver's.
 func (h *handle) files() []string {
 	return []string{h.socket(), h.control(), h.status(), h.order(), h.lock(), h.begun(), h.saved()}
-}
-
-// order is what Start has to know of the spec. It waits in a file that only the
-// owner reads, from Create until the command runs, because the environment may
-// hold what nobody else should see.
-type order struct {
-	Command     []string
-	Env         []string
-	TTY         bool
-	Interactive bool
-	Rows, Cols  uint16
-	Timeout     time.Duration
-	Grace       time.Duration
-	LogLimit    int64
-}
-
-// writeFile writes a file that only its owner reads, whole or not at all.
-func writeFile(path string, value any) error {
-	data, err := json.Marshal(value)
-	if err != nil {
-		return fmt.Errorf("encode %s: %w", filepath.Base(path), err)
-	}
-	fresh := path + ".new"
-	if err := os.WriteFile(fresh, data, 0o600); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(fresh, path); err != nil {
-		return errors.Join(fmt.Errorf("write %s: %w", path, err), os.Remove(fresh))
-	}
-	return nil
 }

@@ -10,8 +10,9 @@ import (
 
 	"github.com/docker/docker/api/types/container"
 
-	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
@@ -46,14 +47,14 @@ func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.Star
 	if _, err := os.Stat(h.saved()); err != nil {
 		return fmt.Errorf("start the command of %s: %w", h.Run, d.nothingToStart(ctx, h, err))
 	}
-	release, err := claimStart(ctx, h)
+	release, err := host.Claim(ctx, h.lock())
 	if err != nil {
 		return fmt.Errorf("start the command of %s: %w", h.Run, err)
 	}
 	defer release()
 	if h.Mapped != "" {
-		if err := d.owners.mount(h.Mapped, h.workspace()); err != nil {
-			return fmt.Errorf("start the command of %s: %w", h.Run, cannotMap(h.Mapped, err))
+		if err := d.owners.Mount(h.Mapped, h.workspace()); err != nil {
+			return fmt.Errorf("start the command of %s: %w", h.Run, confine.CannotMap(h.Mapped, err))
 		}
 	}
 	if h.Mode == modeDirect {
@@ -63,7 +64,7 @@ func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.Star
 	}
 	if h.Mapped != "" {
 		// The container has its own copy of the mount.
-		err = errors.Join(err, unmount(h.workspace()))
+		err = errors.Join(err, confine.Unmount(h.workspace()))
 	}
 	if err != nil {
 		return fmt.Errorf("start the command of %s: %w", h.Run, err)
@@ -97,55 +98,34 @@ var errNoContact = errors.New("its guest ended before it answered")
 
 // tryStart makes one attempt. The mark of an attempt stays if it fails.
 func (d *Driver) tryStart(ctx context.Context, h *handle, opts runtime.StartOptions) error {
-	var o order
-	if err := readOrder(h, &o); err != nil {
+	o, err := host.ReadOrder(h.order())
+	if err != nil {
 		return d.nothingToStart(ctx, h, err)
 	}
-	meeting, err := prepareMeeting(h)
+	meeting, err := d.sandbox(h).Prepare(h.socket())
 	if err != nil {
 		return err
 	}
-	defer meeting.close()
+	defer meeting.Close()
 	if err := os.WriteFile(h.begun(), nil, 0o600); err != nil {
 		return fmt.Errorf("mark the start: %w", err)
 	}
-	err = d.startAndHandOver(ctx, h, meeting, o.start(opts))
+	err = d.startAndHandOver(ctx, h, meeting, o.Start(opts))
 	if err != nil && !errors.Is(err, runtime.ErrCommand) {
 		// The control socket stays for who waits to attach only if a guest
 		// listens on it.
-		return errors.Join(err, removeIfThere(h.control()))
+		return errors.Join(err, host.RemoveIfThere(h.control()))
 	}
-	return errors.Join(err, removeIfThere(h.order()), removeIfThere(h.begun()))
-}
-
-// start returns what the guest is told.
-func (o *order) start(opts runtime.StartOptions) link.Start {
-	s := link.Start{
-		Command:     o.Command,
-		Env:         o.Env,
-		Dir:         runtime.WorkspacePath,
-		TTY:         o.TTY,
-		Interactive: o.Interactive,
-		Rows:        o.Rows,
-		Cols:        o.Cols,
-		WaitAttach:  opts.WaitAttach,
-		Timeout:     o.Timeout,
-		Grace:       o.Grace,
-		LogLimit:    o.LogLimit,
-	}
-	if opts.Rows != 0 && opts.Cols != 0 {
-		s.Rows, s.Cols = opts.Rows, opts.Cols
-	}
-	return s
+	return errors.Join(err, host.RemoveIfThere(h.order()), host.RemoveIfThere(h.begun()))
 }
 
 // startAndHandOver returns when the command runs, or when it is known that it
 // will not.
-func (d *Driver) startAndHandOver(ctx context.Context, h *handle, m *meeting, start link.Start) error {
+func (d *Driver) startAndHandOver(ctx context.Context, h *handle, m *host.Meeting, start link.Start) error {
 	work, cancel := d.boundedWork(ctx)
 	defer cancel()
 	met := make(chan error, 1)
-	go func() { met <- m.rendezvous.HandOver(work, start, m.files) }()
+	go func() { met <- m.Rendezvous.HandOver(work, start, m.Files) }()
 	if err := d.cli.ContainerStart(work, h.ID, container.StartOptions{}); err != nil {
 		cancel()
 		handed := <-met
@@ -223,7 +203,7 @@ func (d *Driver) settle(ctx context.Context, h *handle) error {
 		if !state.Running {
 			return nil
 		}
-		if err := sleep(bound, noContactLook); err != nil {
+		if err := host.Sleep(bound, noContactLook); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -238,70 +218,4 @@ func (d *Driver) nothingToStart(ctx context.Context, h *handle, why error) error
 		return err
 	}
 	return fmt.Errorf("%w: %w; destroy the run and create it anew", runtime.ErrConflict, why)
-}
-
-// meeting is everything that the guest is handed, on the host's side.
-type meeting struct {
-	rendezvous *link.Rendezvous
-	files      link.Files
-}
-
-// prepareMeeting binds the sockets and opens the files. What an abandoned start
-// left is replaced.
-func prepareMeeting(h *handle) (_ *meeting, err error) {
-	m := &meeting{}
-	defer func() {
-		if err != nil {
-			m.close()
-		}
-	}()
-	if err := errors.Join(removeIfThere(h.socket()), removeIfThere(h.control())); err != nil {
-		return nil, err
-	}
-	if m.files.Segments, err = logring.OpenSegments(h.Logs); err != nil {
-		return nil, fmt.Errorf("open the log: %w", err)
-	}
-	if m.files.Status, err = os.OpenFile(h.status(), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, fmt.Errorf("open the status file: %w", err)
-	}
-	if m.rendezvous, err = link.Listen(h.socket()); err != nil {
-		return nil, err
-	}
-	m.files.Control, err = link.ListenControl(h.control())
-	return m, err
-}
-
-// close closes the host's ends. The guest has its own.
-func (m *meeting) close() {
-	if m.rendezvous != nil {
-		_ = m.rendezvous.Close()
-	}
-	if m.files.Control != nil {
-		_ = m.files.Control.Close()
-	}
-	if m.files.Status != nil {
-		_ = m.files.Status.Close()
-	}
-	for _, segment := range m.files.Segments {
-		_ = segment.Close()
-	}
-}
-
-func removeIfThere(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove %s: %w", path, err)
-	}
-	return nil
-}
-
-// sleep waits, or returns the error of ctx.
-func sleep(ctx context.Context, pause time.Duration) error {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

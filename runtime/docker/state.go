@@ -2,7 +2,6 @@ package docker
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -137,16 +136,6 @@ func (h *handle) abandoned() bool {
 	return err == nil
 }
 
-// stopped tells whether the engine says that a sandbox has ended or is gone, which
-// its guest could not say if it was killed.
-func (d *Driver) stopped(ctx context.Context, h *handle) bool {
-	state, err := d.state(ctx, h)
-	if err != nil {
-		return errors.Is(err, runtime.ErrNotFound)
-	}
-	return h.phase(state, link.Status{}) == runtime.PhaseExited
-}
-
 // killed tells whether a command may have been ended by the kernel for want of
 // memory, which only the engine knows.
 func killed(x runtime.Exit) bool {
@@ -196,16 +185,4 @@ func (h *handle) hostPorts(network *container.NetworkSettings) map[string]int {
 		}
 	}
 	return ports
-}
-
-// readOrder reads what Create left for Start.
-func readOrder(h *handle, o *order) error {
-	data, err := os.ReadFile(h.order())
-	if err == nil {
-		err = json.Unmarshal(data, o)
-	}
-	if err != nil {
-		return fmt.Errorf("read what to start: %w", err)
-	}
-	return nil
 }

@@ -13,13 +13,11 @@ import (
 	"github.com/docker/docker/api/types/container"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
 const (
-	// guestAnswer bounds one word with the guest: it answers from memory, but
-	// the sandbox may be paused or starved.
-	guestAnswer = 3 * time.Second
 	// killTime is how long a guest that was told to kill its command may take
 	// to record that, before the container is killed as a whole.
 	killTime = 3 * time.Second
@@ -41,7 +39,7 @@ func (d *Driver) Signal(ctx context.Context, rh runtime.Handle, sig syscall.Sign
 // where the guest does not answer.
 func (d *Driver) signal(ctx context.Context, h *handle, sig syscall.Signal) error {
 	if h.Mode == modeDirect {
-		err := signalGuest(ctx, h, sig)
+		err := d.sandbox(h).Signal(ctx, sig)
 		switch {
 		case err == nil, ctx.Err() != nil:
 			return err
@@ -61,16 +59,6 @@ func (d *Driver) signal(ctx context.Context, h *handle, sig syscall.Signal) erro
 		return fmt.Errorf("send signal %d to the command of %s: it is %s: %w", sig, h.Run, phase, runtime.ErrConflict)
 	}
 	return d.kill(ctx, h, sig)
-}
-
-func signalGuest(ctx context.Context, h *handle, sig syscall.Signal) error {
-	bound, cancel := context.WithTimeout(ctx, guestAnswer)
-	defer cancel()
-	client, err := link.Dial(bound, h.control())
-	if err != nil {
-		return err
-	}
-	return client.Signal(bound, sig)
 }
 
 // kill sends a signal to the guest by the engine. A guest passes signals on to its
@@ -150,7 +138,7 @@ func (d *Driver) killByGuest(ctx context.Context, h *handle, sig syscall.Signal)
 	if h.Mode == modeEngine {
 		return nil
 	}
-	return signalGuest(ctx, h, sig)
+	return d.sandbox(h).Signal(ctx, sig)
 }
 
 // endsWithin waits for the end of a command; one that was never started counts
@@ -181,7 +169,7 @@ func (d *Driver) endsWithin(ctx context.Context, h *handle, wait time.Duration) 
 		if bound.Err() != nil {
 			return false, err
 		}
-		if sleep(bound, pause) != nil && ctx.Err() != nil {
+		if host.Sleep(bound, pause) != nil && ctx.Err() != nil {
 			return false, ctx.Err()
 		}
 	}
@@ -226,7 +214,7 @@ func (d *Driver) Remove(ctx context.Context, rh runtime.Handle) error {
 				return err
 			}
 		}
-		if sleep(work, createdLook) != nil {
+		if host.Sleep(work, createdLook) != nil {
 			return d.fail(ctx, errors.Join(err, work.Err()), "remove the sandbox of %s", h.Run)
 		}
 	}

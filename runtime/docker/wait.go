@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
@@ -39,7 +39,7 @@ func (d *Driver) Wait(ctx context.Context, rh runtime.Handle) (runtime.Exit, err
 	ended := make(chan *link.Exit, 1)
 	if h.Mode == modeDirect {
 		watchers.Go(func() {
-			if exit := d.watchGuest(watch, h); exit != nil {
+			if exit := d.sandbox(h).AwaitExit(watch); exit != nil {
 				ended <- exit
 			}
 		})
@@ -100,7 +100,7 @@ func (d *Driver) finish(ctx context.Context, h *handle, said link.Status, state 
 		if !state.Running {
 			break
 		}
-		if err := sleep(bound, endLook); err != nil {
+		if err := host.Sleep(bound, endLook); err != nil {
 			if ctx.Err() != nil {
 				return runtime.Exit{}, ctx.Err()
 			}
@@ -108,48 +108,6 @@ func (d *Driver) finish(ctx context.Context, h *handle, said link.Status, state 
 		}
 	}
 	return merge(said, state), nil
-}
-
-// watchGuest returns how the command ended, or nil if the guest cannot say or ctx
-// ended.
-func (d *Driver) watchGuest(ctx context.Context, h *handle) *link.Exit {
-	for pause := endLook; ; pause = min(2*pause, createdLook) {
-		said, err := link.ReadStatus(h.status())
-		if err == nil && said.Exit != nil {
-			return said.Exit
-		}
-		// Not before the command runs: the guest would take this for the
-		// client that StartOptions.WaitAttach waits for.
-		if err == nil && !said.StartedAt.IsZero() {
-			if exit := listen(ctx, h); exit != nil {
-				return exit
-			}
-		}
-		if sleep(ctx, pause) != nil {
-			return nil
-		}
-	}
-}
-
-// listen stays connected to the guest until it says how the command ended.
-func listen(ctx context.Context, h *handle) *link.Exit {
-	client, err := link.Dial(ctx, h.control())
-	if err != nil {
-		return nil
-	}
-	session, err := client.Attach(ctx, link.AttachOptions{})
-	if err != nil {
-		return nil
-	}
-	stop := context.AfterFunc(ctx, func() { _ = session.Close() })
-	defer func() {
-		stop()
-		_ = session.Close()
-	}()
-	if err := session.Output(io.Discard, io.Discard); err != nil {
-		return nil
-	}
-	return session.Exit()
 }
 
 // exitCode is the engine's word that a container has stopped.
@@ -172,7 +130,7 @@ func (d *Driver) watchEngine(ctx context.Context, h *handle) error {
 		if h.phase(state, said) != runtime.PhaseCreated {
 			break
 		}
-		if err := sleep(ctx, createdLook); err != nil {
+		if err := host.Sleep(ctx, createdLook); err != nil {
 			return err
 		}
 	}

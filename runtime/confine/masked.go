@@ -1,6 +1,6 @@
-package docker
+package confine
 
-// maskedPaths are hidden from the sandbox. The engine's own list is replaced by
+// MaskedPaths are hidden from the sandbox. The engine's own list is replaced by
 // this one, so the first part repeats it; the rest tells a command about the host
 // and is needed by no ordinary program.
 //
@@ -9,7 +9,7 @@ package docker
 // (/proc/meminfo, loadavg, uptime, cpuinfo, stat; sysinfo(2) says the same), and
 // in /proc/self/mountinfo the paths on the host of what is mounted from it. gVisor
 // shows none of these.
-var maskedPaths = []string{
+var MaskedPaths = []string{
 	"/proc/acpi",
 	"/proc/asound",
 	"/proc/kcore",
@@ -67,8 +67,8 @@ var maskedPaths = []string{
 	"/sys/devices/virtual/powercap",
 }
 
-// readonlyPaths is the engine's own list without what is masked.
-var readonlyPaths = []string{
+// ReadonlyPaths is the engine's own list without what is masked.
+var ReadonlyPaths = []string{
 	"/proc/irq",
 	"/proc/sys",
 	"/proc/sysrq-trigger",

@@ -1,4 +1,4 @@
-package docker
+package confine
 
 import (
 	"os"
@@ -30,11 +30,11 @@ func TestMappedWorkspaceSwapsRootAndTheSandboxsUser(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	workspace, dir := t.TempDir(), filepath.Join(t.TempDir(), "a place")
-	target := filepath.Join(dir, workspaceMount)
+	target := filepath.Join(dir, "workspace")
 	if err := os.MkdirAll(target, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	for name, uid := range map[string]int{"root": 0, "sandbox": sandboxID, "other": 4242} {
+	for name, uid := range map[string]int{"root": 0, "sandbox": SandboxID, "other": 4242} {
 		path := filepath.Join(workspace, name)
 		if err := os.WriteFile(path, nil, 0o600); err != nil {
 			t.Fatal(err)
@@ -43,20 +43,20 @@ func TestMappedWorkspaceSwapsRootAndTheSandboxsUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var owners idMapper
-	defer owners.close()
+	var owners Mapper
+	defer owners.Close()
 	// Twice: what an abandoned start left is replaced.
 	for range 2 {
-		if err := owners.mount(workspace, target); err != nil {
+		if err := owners.Mount(workspace, target); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, want := range map[string]uint32{"root": sandboxID, "sandbox": 0, "other": 4242} {
+	for name, want := range map[string]uint32{"root": SandboxID, "sandbox": 0, "other": 4242} {
 		if got := uidOf(t, filepath.Join(target, name)); got != want {
 			t.Errorf("the file of %s belongs to %d in the mount, want %d", name, got, want)
 		}
 	}
-	if err := new(Driver).ReleaseDir(dir); err != nil {
+	if err := ReleaseDir(dir); err != nil {
 		t.Fatal(err)
 	}
 	if entries, err := os.ReadDir(target); err != nil || len(entries) != 0 {
@@ -75,26 +75,26 @@ func TestReleaseDirLeavesOthersAlone(t *testing.T) {
 	needRoot(t)
 	home := t.TempDir()
 	one, two := filepath.Join(home, "run"), filepath.Join(home, "run2")
-	var owners idMapper
-	defer owners.close()
+	var owners Mapper
+	defer owners.Close()
 	for _, dir := range []string{one, two} {
-		if err := os.MkdirAll(filepath.Join(dir, workspaceMount), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, "workspace"), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := owners.mount(t.TempDir(), filepath.Join(dir, workspaceMount)); err != nil {
+		if err := owners.Mount(t.TempDir(), filepath.Join(dir, "workspace")); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := new(Driver).ReleaseDir(one); err != nil {
+	if err := ReleaseDir(one); err != nil {
 		t.Fatal(err)
 	}
 	if left, err := mountsBelow(two); err != nil || len(left) != 1 {
 		t.Errorf("the other has %v, %v; want its mount", left, err)
 	}
-	if err := new(Driver).ReleaseDir(two); err != nil {
+	if err := ReleaseDir(two); err != nil {
 		t.Fatal(err)
 	}
-	if err := new(Driver).ReleaseDir(filepath.Join(home, "absent")); err != nil {
+	if err := ReleaseDir(filepath.Join(home, "absent")); err != nil {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }
@@ -102,9 +102,9 @@ func TestReleaseDirLeavesOthersAlone(t *testing.T) {
 func TestProbeOfAnUnmappableWorkspaceSaysSo(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	var owners idMapper
-	defer owners.close()
-	if err := owners.probe("/proc"); err == nil {
+	var owners Mapper
+	defer owners.Close()
+	if err := owners.Probe("/proc"); err == nil {
 		t.Error("proc was mapped")
 	}
 	if left, err := mountsBelow("/proc/self"); err != nil || len(left) != 0 {

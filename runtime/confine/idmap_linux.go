@@ -1,4 +1,4 @@
-package docker
+package confine
 
 import (
 	"errors"
@@ -16,7 +16,7 @@ import (
 )
 
 // A workspace that belongs to root is bound into the sandbox through a mount of
-// its own in which root's files belong to sandboxID, and in which what sandboxID
+// its own in which root's files belong to SandboxID, and in which what SandboxID
 // makes belongs to root on the disk. So no command needs to be root, and no file
 // changes its owner.
 //
@@ -25,13 +25,15 @@ import (
 // removal of Dir can therefore not reach into a workspace, except after a kill in
 // that moment; ReleaseDir is for that.
 
-// idMapper holds the mapping, which is made once for a driver.
-type idMapper struct {
+// Mapper mounts workspaces with mapped owners. Its zero value is ready; it is safe
+// for concurrent use, and whoever has it closes it.
+type Mapper struct {
 	mu    sync.Mutex
 	space *os.File // the user name space that carries the mapping
 }
 
-func (m *idMapper) close() {
+// Close releases the mapping. Mounts that were made with it stay.
+func (m *Mapper) Close() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.space != nil {
@@ -40,9 +42,9 @@ func (m *idMapper) close() {
 	}
 }
 
-// probe tells whether workspace can be mounted with mapped owners, and leaves
+// Probe tells whether workspace can be mounted with mapped owners, and leaves
 // nothing behind.
-func (m *idMapper) probe(workspace string) error {
+func (m *Mapper) Probe(workspace string) error {
 	tree, err := m.clone(workspace)
 	if err != nil {
 		return err
@@ -50,10 +52,10 @@ func (m *idMapper) probe(workspace string) error {
 	return unix.Close(tree)
 }
 
-// mount mounts workspace at target with mapped owners. target is made where it is
-// missing; a mount that is there already is replaced.
-func (m *idMapper) mount(workspace, target string) error {
-	if err := unmount(target); err != nil {
+// Mount mounts workspace at target, which exists, with mapped owners. A mount that
+// is there already is replaced.
+func (m *Mapper) Mount(workspace, target string) error {
+	if err := Unmount(target); err != nil {
 		return err
 	}
 	tree, err := m.clone(workspace)
@@ -68,7 +70,7 @@ func (m *idMapper) mount(workspace, target string) error {
 }
 
 // clone returns a detached copy of the mount at workspace, with mapped owners.
-func (m *idMapper) clone(workspace string) (int, error) {
+func (m *Mapper) clone(workspace string) (int, error) {
 	space, err := m.userSpace()
 	if err != nil {
 		return -1, err
@@ -96,7 +98,7 @@ func (m *idMapper) clone(workspace string) (int, error) {
 }
 
 // userSpace returns the name space with the mapping.
-func (m *idMapper) userSpace() (*os.File, error) {
+func (m *Mapper) userSpace() (*os.File, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.space == nil {
@@ -109,12 +111,12 @@ func (m *idMapper) userSpace() (*os.File, error) {
 	return m.space, nil
 }
 
-// idMap swaps root and sandboxID and leaves the other users as they are.
+// idMap swaps root and SandboxID and leaves the other users as they are.
 var idMap = []syscall.SysProcIDMap{
-	{ContainerID: 0, HostID: sandboxID, Size: 1},
-	{ContainerID: 1, HostID: 1, Size: sandboxID - 1},
-	{ContainerID: sandboxID, HostID: 0, Size: 1},
-	{ContainerID: sandboxID + 1, HostID: sandboxID + 1, Size: 1<<32 - 2 - sandboxID - 1},
+	{ContainerID: 0, HostID: SandboxID, Size: 1},
+	{ContainerID: 1, HostID: 1, Size: SandboxID - 1},
+	{ContainerID: SandboxID, HostID: 0, Size: 1},
+	{ContainerID: SandboxID + 1, HostID: SandboxID + 1, Size: 1<<32 - 2 - SandboxID - 1},
 }
 
 // newUserSpace makes a user name space. A name space needs a process at its
@@ -148,7 +150,7 @@ func newUserSpace() (*os.File, error) {
 // ReleaseDir unmounts what is mounted under the directory of a run (Spec.Dir), so
 // that the directory can be removed without reaching into anything else. It is
 // for directories whose handle was lost; Remove does it by itself.
-func (d *Driver) ReleaseDir(dir string) error {
+func ReleaseDir(dir string) error {
 	resolved, err := filepath.EvalSymlinks(dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -163,13 +165,13 @@ func (d *Driver) ReleaseDir(dir string) error {
 	var failed []error
 	// The last mount first, as it may be on top of others.
 	for _, point := range slices.Backward(points) {
-		failed = append(failed, unmount(point))
+		failed = append(failed, Unmount(point))
 	}
 	return errors.Join(failed...)
 }
 
-// unmount detaches whatever is mounted at path; nil when nothing is.
-func unmount(path string) error {
+// Unmount detaches whatever is mounted at path; nil when nothing is.
+func Unmount(path string) error {
 	for {
 		err := unix.Unmount(path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
 		switch {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package docker
+package host
 
 import (
 	"context"
@@ -18,10 +18,10 @@ import (
 // own for a moment, in a child that has not got to its program yet.
 const claimTime = 2 * time.Second
 
-// claimStart makes the caller the only one, in any process, that starts this
-// sandbox. The claim ends with its process.
-func claimStart(ctx context.Context, h *handle) (release func(), err error) {
-	lock, err := os.OpenFile(h.lock(), os.O_CREATE|os.O_RDWR, 0o600)
+// Claim makes the caller the only one, in any process, that starts the sandbox
+// whose lock is at path. The claim ends with its process.
+func Claim(ctx context.Context, path string) (release func(), err error) {
+	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open the lock: %w", err)
 	}
@@ -43,7 +43,7 @@ func claimStart(ctx context.Context, h *handle) (release func(), err error) {
 			err = fmt.Errorf("another call is starting it: %w", runtime.ErrConflict)
 			break
 		}
-		if err = sleep(ctx, endLook); err != nil {
+		if err = Sleep(ctx, endLook); err != nil {
 			break
 		}
 	}

@@ -1,4 +1,4 @@
-package docker
+package confine
 
 import (
 	"encoding/json"
@@ -53,23 +53,27 @@ const (
 )
 
 type (
-	seccompProfile struct {
-		DefaultAction   string         `json:"defaultAction"`
-		DefaultErrnoRet uint           `json:"defaultErrnoRet"`
-		ArchMap         []seccompArch  `json:"archMap"`
-		Syscalls        []seccompCalls `json:"syscalls"`
+	// Profile is the filter, in JSON as the Docker engine takes it.
+	Profile struct {
+		DefaultAction   string  `json:"defaultAction"`
+		DefaultErrnoRet uint    `json:"defaultErrnoRet"`
+		ArchMap         []Arch  `json:"archMap"`
+		Syscalls        []Calls `json:"syscalls"`
 	}
-	seccompArch struct {
+	// Arch is a processor's own system calls and those of others that it runs.
+	Arch struct {
 		Architecture     string   `json:"architecture"`
 		SubArchitectures []string `json:"subArchitectures"`
 	}
-	seccompCalls struct {
-		Names    []string     `json:"names"`
-		Action   string       `json:"action"`
-		ErrnoRet *uint        `json:"errnoRet,omitempty"`
-		Args     []seccompArg `json:"args,omitempty"` // all must hold; further entries of the same name are alternatives
+	// Calls is one rule: what happens to the calls that it names.
+	Calls struct {
+		Names    []string `json:"names"`
+		Action   string   `json:"action"`
+		ErrnoRet *uint    `json:"errnoRet,omitempty"`
+		Args     []Arg    `json:"args,omitempty"` // all must hold; further entries of the same name are alternatives
 	}
-	seccompArg struct {
+	// Arg is a condition on one argument of a call.
+	Arg struct {
 		Index    uint   `json:"index"`
 		Value    uint64 `json:"value"`
 		ValueTwo uint64 `json:"valueTwo"`
@@ -77,24 +81,25 @@ type (
 	}
 )
 
-// seccompJSON returns the filter as the engine's option takes it.
-var seccompJSON = sync.OnceValues(func() (string, error) {
-	data, err := json.Marshal(seccompFilter())
+// FilterJSON returns the filter as the engine's option takes it.
+var FilterJSON = sync.OnceValues(func() (string, error) {
+	data, err := json.Marshal(Filter())
 	return string(data), err
 })
 
-func seccompFilter() seccompProfile {
-	p := seccompProfile{
+// Filter returns the filter of every sandbox.
+func Filter() Profile {
+	p := Profile{
 		DefaultAction:   refuse,
 		DefaultErrnoRet: errnoPerm,
-		ArchMap: []seccompArch{
+		ArchMap: []Arch{
 			{Architecture: "SCMP_ARCH_X86_64", SubArchitectures: []string{}},
 			{Architecture: "SCMP_ARCH_AARCH64", SubArchitectures: []string{}},
 		},
-		Syscalls: []seccompCalls{{Names: allowedCalls, Action: allow}},
+		Syscalls: []Calls{{Names: allowedCalls, Action: allow}},
 	}
 	noSys := uint(errnoSys)
-	p.Syscalls = append(p.Syscalls, seccompCalls{Names: absentCalls, Action: refuse, ErrnoRet: &noSys})
+	p.Syscalls = append(p.Syscalls, Calls{Names: absentCalls, Action: refuse, ErrnoRet: &noSys})
 	p.allow("clone", none(0, newSpaces))
 	for _, value := range []uint64{0, 0x0008, 0x20000, 0x20008, 0xffffffff} {
 		// PER_LINUX, PER_LINUX32, each also with UNAME26, and the query.
@@ -107,28 +112,28 @@ func seccompFilter() seccompProfile {
 }
 
 // allow adds one alternative under which a call is allowed.
-func (p *seccompProfile) allow(name string, args ...seccompArg) {
-	p.Syscalls = append(p.Syscalls, seccompCalls{Names: []string{name}, Action: allow, Args: args})
+func (p *Profile) allow(name string, args ...Arg) {
+	p.Syscalls = append(p.Syscalls, Calls{Names: []string{name}, Action: allow, Args: args})
 }
 
 // is holds when an argument has a value.
-func is(index uint, value uint64) seccompArg {
-	return seccompArg{Index: index, Value: value, Op: equal}
+func is(index uint, value uint64) Arg {
+	return Arg{Index: index, Value: value, Op: equal}
 }
 
 // none holds when an argument has none of the bits.
-func none(index uint, bits uint64) seccompArg {
+func none(index uint, bits uint64) Arg {
 	return masked(index, bits, 0)
 }
 
 // masked holds when those bits of an argument that are in mask have a value.
-func masked(index uint, mask, value uint64) seccompArg {
-	return seccompArg{Index: index, Value: mask, ValueTwo: value, Op: maskedEQ}
+func masked(index uint, mask, value uint64) Arg {
+	return Arg{Index: index, Value: mask, ValueTwo: value, Op: maskedEQ}
 }
 
 // allowModes allows the calls that take a mode, with modes that give nobody the
 // identity of a file's owner.
-func (p *seccompProfile) allowModes() {
+func (p *Profile) allowModes() {
 	for _, call := range []struct {
 		name string
 		mode uint // index of the argument
@@ -145,7 +150,7 @@ func (p *seccompProfile) allowModes() {
 }
 
 // allowSockets allows the families and protocols of ordinary programs.
-func (p *seccompProfile) allowSockets() {
+func (p *Profile) allowSockets() {
 	p.allow("socket", is(0, familyUnix))
 	p.allow("socketpair", is(0, familyUnix))
 	p.allow("socket", is(0, familyNetlink), is(2, 0)) // NETLINK_ROUTE
@@ -162,7 +167,7 @@ func (p *seccompProfile) allowSockets() {
 // "is not" for a part of an argument, and the kernel looks at the lower half of
 // this one only; so a request passes if any one bit is different from what both
 // have in common, or if it is one of the few others that share all of those bits.
-func (p *seccompProfile) allowIoctls() {
+func (p *Profile) allowIoctls() {
 	const bits = 32
 	differ := uint64(ioctlTIOCSTI ^ ioctlTIOCLINUX)
 	for bit := uint64(1); bit < 1<<bits; bit <<= 1 {
