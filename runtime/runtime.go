@@ -172,6 +172,7 @@ const (
 	CauseExited      EndCause = "exited"
 	CauseDeadline    EndCause = "deadline"     // ended by the guest at Spec.Timeout
 	CauseSetupFailed EndCause = "setup_failed" // the command was never started
+	CauseLost        EndCause = "lost"         // what kept the sandbox was ended, and the command with it
 )
 
 // Exit is how a command ended.

@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"os"
 	"sync"
@@ -17,23 +18,60 @@ const firstMessage = 10 * time.Second
 // serveControl answers connections on the control socket as long as the guest
 // runs.
 func (r *run) serveControl(listener *os.File) {
-	slots := make(chan struct{}, link.MaxConnections)
+	slots := newSlots()
 	for {
-		slots <- struct{}{}
+		slots.take()
 		conn, err := link.Accept(listener)
 		if err != nil {
-			<-slots
+			slots.give()
 			// No descriptor or no memory is left: others may end soon.
 			time.Sleep(10 * time.Millisecond)
 			continue
 		}
+		go r.serveOne(slots, conn)
+	}
+}
+
+// serveKept answers connections that come over the meeting. Its end is that of
+// the host's process that kept this sandbox.
+func (r *run) serveKept(meeting *link.Meeting) {
+	slots, waiting := newSlots(), newSlots()
+	for {
+		conn, err := meeting.Accept()
+		switch {
+		case errors.Is(err, link.ErrProtocol):
+			continue // there was no descriptor left for it
+		case err != nil:
+			close(r.lost)
+			return
+		}
+		// Never waits for a slot itself: the end of the meeting must be seen.
+		select {
+		case waiting <- struct{}{}:
+		default:
+			conn.Close()
+			continue
+		}
 		go func() {
-			defer func() { <-slots }()
-			defer conn.Close()
-			r.serve(conn)
+			slots.take()
+			waiting.give()
+			r.serveOne(slots, conn)
 		}()
 	}
 }
+
+func (r *run) serveOne(slots slots, conn *link.Conn) {
+	defer slots.give()
+	defer conn.Close()
+	r.serve(conn)
+}
+
+// slots bound the connections that are served at the same time.
+type slots chan struct{}
+
+func newSlots() slots { return make(slots, link.MaxConnections) }
+func (s slots) take() { s <- struct{}{} }
+func (s slots) give() { <-s }
 
 // serve performs the one operation of a connection.
 func (r *run) serve(conn *link.Conn) {

@@ -34,6 +34,7 @@ type run struct {
 	input  *input
 	report func(link.Status) error
 
+	lost    chan struct{} // closed when whoever kept the sandbox is gone
 	child   *process      // set before started is closed; nil where it could not be started
 	started chan struct{} // closed when the start was tried
 
@@ -79,8 +80,13 @@ func runDirect(procs *processes, meeting *link.Meeting, start link.Start, files 
 		return fail(err)
 	}
 	signals := catchSignals()
+	// A kept guest's host is there for as long as the command runs.
 	_ = meeting.Ready() // a host that died meanwhile does not end the run
-	go r.serveControl(files.Control)
+	if start.Kept {
+		go r.serveKept(meeting)
+	} else {
+		go r.serveControl(files.Control)
+	}
 	if start.WaitAttach {
 		waitTimeout(r.attached, link.HandOverWait)
 	}
@@ -112,7 +118,7 @@ func newRun(procs *processes, start link.Start, rec recorder, report func(link.S
 	return &run{
 		procs: procs, start: start, stdio: io, out: newOutput(rec), report: report,
 		input:   newInput(io.stdin, start.TTY),
-		started: make(chan struct{}), attached: make(chan struct{}),
+		started: make(chan struct{}), attached: make(chan struct{}), lost: make(chan struct{}),
 	}, nil
 }
 
@@ -199,6 +205,7 @@ func (r *run) watch(signals <-chan os.Signal) string {
 	if grace <= 0 {
 		grace = defaultGrace
 	}
+	lost := r.lost
 	for {
 		select {
 		case <-r.child.done:
@@ -207,6 +214,10 @@ func (r *run) watch(signals <-chan os.Signal) string {
 			if sig, ok := s.(syscall.Signal); ok {
 				_ = r.procs.signalGroup(r.child, sig) // it may have ended
 			}
+		case <-lost:
+			// Nobody could attach any more, nor tell how this ended.
+			reason, lost = link.ReasonLost, nil
+			killAll(unix.SIGKILL)
 		case <-deadline.C:
 			if reason == link.ReasonExited {
 				reason = link.ReasonDeadline

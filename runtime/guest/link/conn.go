@@ -68,6 +68,23 @@ func newConn(fd int, bufferSize int) (*Conn, error) {
 	return &Conn{file: f, reader: bufio.NewReaderSize(f, bufferSize)}, nil
 }
 
+// adopt returns the connection on the one socket in files, and closes others.
+func adopt(files []*os.File) (*Conn, error) {
+	if len(files) != 1 {
+		for _, f := range files {
+			f.Close()
+		}
+		return nil, fmt.Errorf("%d files for one connection: %w", len(files), ErrProtocol)
+	}
+	// newConn makes it a file of its own.
+	fd, err := unix.FcntlInt(files[0].Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	files[0].Close()
+	if err != nil {
+		return nil, err
+	}
+	return newConn(fd, 4<<10)
+}
+
 // Send writes one message of the given parts.
 func (c *Conn) Send(kind Kind, parts ...[]byte) error {
 	c.mu.Lock()

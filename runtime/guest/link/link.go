@@ -104,13 +104,17 @@ type Start struct {
 	WaitAttach bool
 	Timeout    time.Duration // from the command's start to SIGTERM for everything in the sandbox; zero is none
 	Grace      time.Duration // from that SIGTERM to SIGKILL; zero is ten seconds
-	LogLimit   int64         // bytes; zero is logring.DefaultLimit
+	// Kept says that a Keeper holds the host's end of the hand-over as long as
+	// the command runs: control connections come over it, and its end is the
+	// end of the command.
+	Kept     bool
+	LogLimit int64 // bytes; zero is logring.DefaultLimit
 }
 
 // Files are what a guest works on. HandOver does not close them.
 type Files struct {
 	Status   *os.File   // regular file, open for writing
-	Control  *os.File   // from ListenControl
+	Control  *os.File   // from ListenControl; nil where Start.Kept is set
 	Segments []*os.File // from logring.OpenSegments
 }
 
@@ -119,6 +123,7 @@ const (
 	ReasonExited      = "exited"
 	ReasonDeadline    = "deadline"
 	ReasonSetupFailed = "setup_failed"
+	ReasonLost        = "lost" // whoever kept the sandbox is gone
 )
 
 // Status is what a guest has to report about its command.
@@ -131,7 +136,7 @@ type Status struct {
 type Exit struct {
 	Code    int    // exit status, 128 plus Signal after a signal
 	Signal  int    // number of the signal that ended it, or zero
-	Reason  string // ReasonExited, ReasonDeadline or ReasonSetupFailed
+	Reason  string // one of the reasons above
 	Message string // what went wrong, for a person, where Reason is ReasonSetupFailed
 	At      time.Time
 }

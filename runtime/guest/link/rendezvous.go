@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +51,27 @@ func (r *Rendezvous) Close() error {
 // has started the command; where s.WaitAttach is set, until it is ready to. An
 // error that matches *CommandError says that the command could not be started.
 func (r *Rendezvous) HandOver(ctx context.Context, s Start, f Files) error {
+	s.Kept = false
+	conn, err := r.handOver(ctx, s, append([]*os.File{f.Status, f.Control}, f.Segments...))
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// Keep is HandOver for a host that stays: the guest gets its control connections
+// from the Keeper, and ends when the Keeper does. f.Control is not used.
+func (r *Rendezvous) Keep(ctx context.Context, s Start, f Files) (*Keeper, error) {
+	s.Kept = true
+	conn, err := r.handOver(ctx, s, append([]*os.File{f.Status}, f.Segments...))
+	if err != nil {
+		return nil, err
+	}
+	return &Keeper{conn: conn}, nil
+}
+
+// handOver returns the connection to a guest that has what it needs.
+func (r *Rendezvous) handOver(ctx context.Context, s Start, files []*os.File) (_ *Conn, err error) {
 	wrap := func(what string, err error) error {
 		if ctx.Err() != nil {
 			err = ctx.Err()
@@ -57,38 +79,79 @@ func (r *Rendezvous) HandOver(ctx context.Context, s Start, f Files) error {
 		return fmt.Errorf("hand over to guest: %s: %w", what, err)
 	}
 	payload := s.encode()
-	if len(s.Command) == 0 || len(payload) > MaxStart || len(f.Segments) > maxFiles-2 {
-		return fmt.Errorf("hand over to guest: command is empty, or arguments and environment exceed %d bytes", MaxStart)
+	if len(s.Command) == 0 || len(payload) > MaxStart || len(files) > maxFiles {
+		return nil, fmt.Errorf("hand over to guest: command is empty, or arguments and environment exceed %d bytes", MaxStart)
 	}
 	release := bind(ctx, r.listener)
 	conn, err := accept(r.listener, 4<<10)
 	release()
 	if err != nil {
-		return wrap("it did not connect", err)
+		return nil, wrap("it did not connect", err)
 	}
-	defer conn.Close()
+	defer func() {
+		if err != nil {
+			conn.Close()
+		}
+	}()
 	defer bind(ctx, conn.file)()
-	if err := sendFiles(conn.file, append([]*os.File{f.Status, f.Control}, f.Segments...)); err != nil {
-		return wrap("send files", err)
+	if err := sendFiles(conn.file, files); err != nil {
+		return nil, wrap("send files", err)
 	}
 	if err := conn.Send(KindStart, payload); err != nil {
-		return wrap("send start", err)
+		return nil, wrap("send start", err)
 	}
 	for _, want := range []Kind{KindReady, KindStarted} {
 		kind, data, err := conn.Receive(2 * MaxMessage)
 		switch {
 		case err != nil:
-			return wrap("no answer from it", err)
+			return nil, wrap("no answer from it", err)
 		case kind == KindError:
-			return fmt.Errorf("start command: %w", decodeError(data))
+			return nil, fmt.Errorf("start command: %w", decodeError(data))
 		case kind != want:
-			return wrap("its answer", ErrProtocol)
+			return nil, wrap("its answer", ErrProtocol)
 		case s.WaitAttach:
-			return nil
+			return conn, nil
 		}
 	}
-	return nil
+	return conn, nil
 }
+
+// Keeper is the host's end of a hand-over that goes on. It is for one goroutine,
+// except Close.
+type Keeper struct {
+	conn *Conn
+}
+
+// Serve accepts connections on a control socket, from ListenControl, and passes
+// each on to the guest, until the guest is gone or the Keeper is closed.
+func (k *Keeper) Serve(control *os.File) error {
+	for {
+		conn, err := accept(control, 0)
+		if err != nil {
+			return fmt.Errorf("accept a control connection: %w", err)
+		}
+		err = sendFiles(k.conn.file, []*os.File{conn.file})
+		conn.Close() // the guest has its own
+		if err != nil {
+			return fmt.Errorf("pass a control connection on: %w", err)
+		}
+	}
+}
+
+// Gone returns when the guest has closed its end, or the Keeper was closed. It
+// may run beside Serve.
+func (k *Keeper) Gone() {
+	for {
+		// What the guest says after the hand-over, that the command has
+		// started after all, its status says too.
+		if _, _, err := k.conn.Receive(2 * MaxMessage); err != nil {
+			return
+		}
+	}
+}
+
+// Close ends the guest.
+func (k *Keeper) Close() error { return k.conn.Close() }
 
 // sendFiles sends one byte that the files are attached to.
 func sendFiles(socket *os.File, files []*os.File) error {
@@ -118,6 +181,7 @@ func sendFiles(socket *os.File, files []*os.File) error {
 // Meeting is the guest's end of a hand-over.
 type Meeting struct {
 	conn *Conn
+	kept bool
 }
 
 // Meet connects to the host at path and returns what it hands over.
@@ -128,6 +192,9 @@ func Meet(ctx context.Context, path string) (*Meeting, Start, Files, error) {
 	}
 	defer bind(ctx, conn.file)()
 	files, err := receiveFiles(conn.file)
+	if err == nil && len(files) < 2 {
+		err = ErrProtocol
+	}
 	if err != nil {
 		conn.Close()
 		return nil, Start{}, Files{}, fmt.Errorf("receive files from host: %w", err)
@@ -144,7 +211,11 @@ func Meet(ctx context.Context, path string) (*Meeting, Start, Files, error) {
 		conn.Close()
 		return nil, Start{}, Files{}, fmt.Errorf("receive start from host: %w", err)
 	}
-	return &Meeting{conn}, s, Files{Status: files[0], Control: files[1], Segments: files[2:]}, nil
+	m := &Meeting{conn: conn, kept: s.Kept}
+	if s.Kept {
+		return m, s, Files{Status: files[0], Segments: files[1:]}, nil
+	}
+	return m, s, Files{Status: files[0], Control: files[1], Segments: files[2:]}, nil
 }
 
 func receiveFiles(socket *os.File) ([]*os.File, error) {
@@ -163,6 +234,9 @@ func receiveFiles(socket *os.File) ([]*os.File, error) {
 	if err = errors.Join(err, recvErr); err != nil {
 		return nil, err
 	}
+	if n == 0 {
+		return nil, io.EOF
+	}
 	messages, err := unix.ParseSocketControlMessage(control[:size])
 	if err != nil || n != 1 || len(messages) != 1 {
 		return nil, errors.Join(ErrProtocol, err)
@@ -176,9 +250,6 @@ func receiveFiles(socket *os.File) ([]*os.File, error) {
 		unix.CloseOnExec(fd)
 		files[i] = os.NewFile(uintptr(fd), "from host")
 	}
-	if len(files) < 2 {
-		return nil, ErrProtocol
-	}
 	return files, nil
 }
 
@@ -186,13 +257,26 @@ func receiveFiles(socket *os.File) ([]*os.File, error) {
 func (m *Meeting) Ready() error { return m.conn.Send(KindReady) }
 
 // Started tells the host that the command runs, or why it does not. It ends the
-// meeting.
+// meeting, unless that is kept.
 func (m *Meeting) Started(err error) error {
-	defer m.conn.Close()
+	if !m.kept {
+		defer m.conn.Close()
+	}
 	if err != nil {
 		return m.conn.Send(KindError, EncodeError(err))
 	}
 	return m.conn.Send(KindStarted)
+}
+
+// Accept waits for the next control connection of a kept meeting. An error that
+// matches ErrProtocol is about one connection; any other says that the host is
+// gone.
+func (m *Meeting) Accept() (*Conn, error) {
+	files, err := receiveFiles(m.conn.file)
+	if err != nil {
+		return nil, fmt.Errorf("receive a control connection: %w", err)
+	}
+	return adopt(files)
 }
 
 // EncodeStart returns s as one argument of a program, for a guest that cannot be

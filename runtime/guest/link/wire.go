@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -100,6 +101,7 @@ func (s Start) encode() []byte {
 	e.number(uint64(max(s.Timeout, 0)))
 	e.number(uint64(max(s.Grace, 0)))
 	e.number(uint64(max(s.LogLimit, 0)))
+	e.flag(s.Kept)
 	return e
 }
 
@@ -111,6 +113,7 @@ func decodeStart(b []byte) (Start, error) {
 		TTY: d.flag(), Rows: d.uint16(), Cols: d.uint16(),
 		Interactive: d.flag(), WaitAttach: d.flag(),
 		Timeout: d.duration(), Grace: d.duration(), LogLimit: int64(d.number(1<<63 - 1)),
+		Kept: d.flag(),
 	}
 	return s, d.err("start")
 }
@@ -217,8 +220,8 @@ func decodeExit(b []byte) (Exit, error) {
 
 // valid tells whether x is something that a guest may say.
 func (x Exit) valid() bool {
-	reason := x.Reason == ReasonExited || x.Reason == ReasonDeadline || x.Reason == ReasonSetupFailed
-	return reason && 0 <= x.Code && x.Code <= 255 && 0 <= x.Signal && x.Signal <= 127
+	reasons := []string{ReasonExited, ReasonDeadline, ReasonSetupFailed, ReasonLost}
+	return slices.Contains(reasons, x.Reason) && 0 <= x.Code && x.Code <= 255 && 0 <= x.Signal && x.Signal <= 127
 }
 
 // errorCodes are the errors that keep their identity across the connection.
