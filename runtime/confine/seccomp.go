@@ -92,11 +92,8 @@ func Filter() Profile {
 	p := Profile{
 		DefaultAction:   refuse,
 		DefaultErrnoRet: errnoPerm,
-		ArchMap: []Arch{
-			{Architecture: "SCMP_ARCH_X86_64", SubArchitectures: []string{}},
-			{Architecture: "SCMP_ARCH_AARCH64", SubArchitectures: []string{}},
-		},
-		Syscalls: []Calls{{Names: allowedCalls, Action: allow}},
+		ArchMap:         archs(),
+		Syscalls:        []Calls{{Names: allowedCalls, Action: allow}},
 	}
 	noSys := uint(errnoSys)
 	p.Syscalls = append(p.Syscalls, Calls{Names: absentCalls, Action: refuse, ErrnoRet: &noSys})
@@ -109,6 +106,39 @@ func Filter() Profile {
 	p.allowSockets()
 	p.allowIoctls()
 	return p
+}
+
+// ModeFilter returns a filter for sandboxes with a kernel of their own. It refuses
+// one thing, which would reach the host by the files of the workspace: to make
+// set-user-ID and set-group-ID files.
+func ModeFilter() Profile {
+	p := Profile{DefaultAction: allow, ArchMap: archs()}
+	perm := uint(errnoPerm)
+	refuseModes := func(name string, mode uint, others ...Arg) {
+		for _, bits := range []uint64{0o4000, 0o2000, 0o6000} {
+			p.Syscalls = append(p.Syscalls, Calls{Names: []string{name}, Action: refuse, ErrnoRet: &perm, Args: append([]Arg{masked(mode, modeSetID, bits)}, others...)})
+		}
+	}
+	for _, call := range modeCalls {
+		if call.name != "open" && call.name != "openat" {
+			refuseModes(call.name, call.mode)
+		}
+	}
+	for _, bit := range []uint64{0o100, 0o020000000} {
+		refuseModes("open", 2, masked(1, bit, bit))
+		refuseModes("openat", 3, masked(2, bit, bit))
+	}
+	noSys := uint(errnoSys)
+	p.Syscalls = append(p.Syscalls, Calls{Names: []string{"openat2"}, Action: refuse, ErrnoRet: &noSys})
+	return p
+}
+
+// archs are the processors whose calls a filter knows.
+func archs() []Arch {
+	return []Arch{
+		{Architecture: "SCMP_ARCH_X86_64", SubArchitectures: []string{}},
+		{Architecture: "SCMP_ARCH_AARCH64", SubArchitectures: []string{}},
+	}
 }
 
 // allow adds one alternative under which a call is allowed.
@@ -131,16 +161,19 @@ func masked(index uint, mask, value uint64) Arg {
 	return Arg{Index: index, Value: mask, ValueTwo: value, Op: maskedEQ}
 }
 
+// modeCalls are the calls that take a mode, and the index of that argument.
+var modeCalls = []struct {
+	name string
+	mode uint
+}{
+	{"chmod", 1}, {"fchmod", 1}, {"fchmodat", 2}, {"fchmodat2", 2},
+	{"creat", 1}, {"mknod", 1}, {"mknodat", 2}, {"open", 2}, {"openat", 3},
+}
+
 // allowModes allows the calls that take a mode, with modes that give nobody the
 // identity of a file's owner.
 func (p *Profile) allowModes() {
-	for _, call := range []struct {
-		name string
-		mode uint // index of the argument
-	}{
-		{"chmod", 1}, {"fchmod", 1}, {"fchmodat", 2}, {"fchmodat2", 2},
-		{"creat", 1}, {"mknod", 1}, {"mknodat", 2}, {"open", 2}, {"openat", 3},
-	} {
+	for _, call := range modeCalls {
 		p.allow(call.name, none(call.mode, modeSetID))
 	}
 	// Without these flags the mode is not an argument, and whatever is in its

@@ -50,7 +50,7 @@ func (s *suite) testBounds(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				began := time.Now()
-				wantError(t, name, call(s.ctx(t)), runtime.ErrUnavailable)
+				WantError(t, name, call(s.ctx(t)), runtime.ErrUnavailable)
 				if took := time.Since(began); took > boundedBy {
 					t.Errorf("it took %v", took)
 				}
@@ -63,7 +63,7 @@ func (s *suite) testBounds(t *testing.T) {
 		ctx, cancel := context.WithTimeout(b.ctx, 100*time.Millisecond)
 		defer cancel()
 		_, err := b.driver.Wait(ctx, b.handle)
-		wantError(t, "wait", err, context.DeadlineExceeded)
+		WantError(t, "wait", err, context.DeadlineExceeded)
 	})
 }
 
@@ -87,7 +87,7 @@ func (s *suite) testExecCancelled(t *testing.T, b *sandbox) {
 		t.Fatalf("it ended early: %v", err)
 	}
 	cancel()
-	wantError(t, "the cancelled exec", <-ended, context.Canceled)
+	WantError(t, "the cancelled exec", <-ended, context.Canceled)
 	s.eventually(t, "the end of its process", func() bool {
 		result, err := b.driver.Exec(s.ctx(t), b.handle, runtime.ExecSpec{Command: []string{"sh", "-c", "! ps | grep -q '[s]leep 777'"}})
 		return err == nil && result.Code == 0

@@ -125,11 +125,11 @@ func (s *suite) testStops(t *testing.T) {
 			if exit := b.wait(); exit.Code != 5 {
 				t.Errorf("got %+v, want code 5", exit)
 			}
-			wantError(t, "a signal after the end", b.driver.Signal(b.ctx, b.handle, syscall.SIGUSR1), runtime.ErrConflict)
+			WantError(t, "a signal after the end", b.driver.Signal(b.ctx, b.handle, syscall.SIGUSR1), runtime.ErrConflict)
 		},
 		"a signal before the start": func(t *testing.T) {
 			b := s.create(t, s.spec(t, "true"))
-			wantError(t, "signal", b.driver.Signal(b.ctx, b.handle, syscall.SIGTERM), runtime.ErrConflict)
+			WantError(t, "signal", b.driver.Signal(b.ctx, b.handle, syscall.SIGTERM), runtime.ErrConflict)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -163,7 +163,7 @@ func (s *suite) testObjects(t *testing.T) {
 			t.Error(err)
 		}
 		_, err = b.driver.Recover(b.ctx, b.handle)
-		wantError(t, "recover after that", err, runtime.ErrNotFound)
+		WantError(t, "recover after that", err, runtime.ErrNotFound)
 	})
 	t.Run("statistics", func(t *testing.T) {
 		t.Parallel()
@@ -181,7 +181,7 @@ func (s *suite) testObjects(t *testing.T) {
 		t.Parallel()
 		b := s.create(t, s.spec(t, "true"))
 		_, err := b.driver.Stats(b.ctx, b.handle)
-		wantError(t, "stats", err, runtime.ErrConflict)
+		WantError(t, "stats", err, runtime.ErrConflict)
 	})
 	t.Run("ports", func(t *testing.T) {
 		t.Parallel()

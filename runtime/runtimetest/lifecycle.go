@@ -123,12 +123,12 @@ func (b *sandbox) leavesNothing() {
 
 func (s *suite) testSecondStart(t *testing.T) {
 	b := s.start(t, s.spec(t, programPath, "on-term", "0"))
-	wantError(t, "start while it runs", b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}), runtime.ErrConflict)
+	WantError(t, "start while it runs", b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}), runtime.ErrConflict)
 	if err := b.driver.Stop(b.ctx, b.handle, patience); err != nil {
 		t.Fatal(err)
 	}
 	b.wait()
-	wantError(t, "start after the end", b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}), runtime.ErrConflict)
+	WantError(t, "start after the end", b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}), runtime.ErrConflict)
 }
 
 func (s *suite) testStartConcurrently(t *testing.T) {
@@ -146,7 +146,7 @@ func (s *suite) testStartConcurrently(t *testing.T) {
 		if err == nil {
 			started++
 		} else {
-			wantError(t, "another start", err, runtime.ErrConflict)
+			WantError(t, "another start", err, runtime.ErrConflict)
 		}
 	}
 	b.wait()
@@ -166,7 +166,7 @@ func (s *suite) testNoSuchCommand(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := s.create(t, s.spec(t, test.command...))
-			wantError(t, "start", b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}), runtime.ErrCommand)
+			WantError(t, "start", b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}), runtime.ErrCommand)
 			exit := b.wait()
 			if exit.Code != test.code || exit.Cause != runtime.CauseSetupFailed || exit.Message == "" {
 				t.Errorf("exit %+v, want code %d, cause %s and a message", exit, test.code, runtime.CauseSetupFailed)
@@ -182,7 +182,7 @@ func (s *suite) testNoSuchImage(t *testing.T) {
 	}
 	spec.Image = "drawbridge-test:there-is-no-such-tag"
 	_, err := s.driver(t).Create(s.ctx(t), spec)
-	wantError(t, "create", err, runtime.ErrImageMissing)
+	WantError(t, "create", err, runtime.ErrImageMissing)
 }
 
 func (s *suite) testNameTaken(t *testing.T) {
@@ -190,7 +190,7 @@ func (s *suite) testNameTaken(t *testing.T) {
 	spec := s.spec(t, "true")
 	spec.ID = b.spec.ID
 	_, err := b.driver.Create(b.ctx, spec)
-	wantError(t, "create under the same name", err, runtime.ErrConflict)
+	WantError(t, "create under the same name", err, runtime.ErrConflict)
 	if got := b.status(); got.Phase != runtime.PhaseCreated {
 		t.Errorf("the first sandbox suffered: %+v", got)
 	}
@@ -241,7 +241,7 @@ func (s *suite) testGone(t *testing.T) {
 			return err
 		},
 	} {
-		wantError(t, name, call(), runtime.ErrNotFound)
+		WantError(t, name, call(), runtime.ErrNotFound)
 	}
 }
 
@@ -270,14 +270,14 @@ func (s *suite) testCancelledStart(t *testing.T) {
 	b := s.create(t, s.spec(t, "sh", "-c", "echo once"))
 	ctx, cancel := context.WithCancel(b.ctx)
 	cancel()
-	wantError(t, "start with a context that has ended", b.driver.Start(ctx, b.handle, runtime.StartOptions{}), context.Canceled)
+	WantError(t, "start with a context that has ended", b.driver.Start(ctx, b.handle, runtime.StartOptions{}), context.Canceled)
 	ctx, cancel = context.WithTimeout(b.ctx, 20*time.Millisecond)
 	defer cancel()
 	if err := b.driver.Start(ctx, b.handle, runtime.StartOptions{}); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("start with little time: %v", err)
 	}
 	if err := b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}); err != nil {
-		wantError(t, "start again", err, runtime.ErrConflict)
+		WantError(t, "start again", err, runtime.ErrConflict)
 	}
 	b.wait()
 	if text := b.output(); text != "once\n" {

@@ -193,7 +193,7 @@ func (s *suite) testStarterKilled(t *testing.T) {
 			time.Sleep(delay) // where in the start it hits is the point of the test
 			c.kill()
 			if err := b.driver.Start(b.ctx, b.handle, runtime.StartOptions{}); err != nil {
-				wantError(t, "start", err, runtime.ErrConflict)
+				WantError(t, "start", err, runtime.ErrConflict)
 			}
 			if exit := b.wait(); exit.Code != 0 {
 				t.Errorf("exit %+v", exit)

@@ -189,7 +189,7 @@ func (s *suite) testEndOfInput(t *testing.T) {
 	c.send("text\n")
 	err := c.CloseInput()
 	if !s.can.CloseInput {
-		wantError(t, "close input", err, runtime.ErrUnsupported)
+		WantError(t, "close input", err, runtime.ErrUnsupported)
 		return
 	}
 	if err != nil {
@@ -253,17 +253,17 @@ func (s *suite) testSlowClient(t *testing.T) {
 func (s *suite) testNoInput(t *testing.T) {
 	b := s.start(t, s.spec(t, programPath, "sleep"))
 	_, err := b.driver.Attach(b.ctx, b.handle, runtime.AttachOptions{Stdin: true})
-	wantError(t, "attach with input", err, runtime.ErrNoInput)
+	WantError(t, "attach with input", err, runtime.ErrNoInput)
 	c := b.attach(runtime.AttachOptions{})
 	_, err = c.Write([]byte("x"))
-	wantError(t, "write", err, runtime.ErrNoInput)
+	WantError(t, "write", err, runtime.ErrNoInput)
 }
 
 func (s *suite) testAttachEnded(t *testing.T) {
 	b := s.start(t, s.spec(t, "true"))
 	b.wait()
 	_, err := b.driver.Attach(b.ctx, b.handle, runtime.AttachOptions{Output: true})
-	wantError(t, "attach", err, runtime.ErrConflict)
+	WantError(t, "attach", err, runtime.ErrConflict)
 }
 
 func (s *suite) testCloseBefore(t *testing.T) {
@@ -372,10 +372,10 @@ func (s *suite) testExec(t *testing.T) {
 	t.Run("where nothing runs", func(t *testing.T) {
 		idle := s.create(t, s.spec(t, "true"))
 		_, err := idle.driver.Exec(idle.ctx, idle.handle, runtime.ExecSpec{Command: []string{"true"}})
-		wantError(t, "exec before the start", err, runtime.ErrConflict)
+		WantError(t, "exec before the start", err, runtime.ErrConflict)
 		idle.start()
 		idle.wait()
 		_, err = idle.driver.Exec(idle.ctx, idle.handle, runtime.ExecSpec{Command: []string{"true"}})
-		wantError(t, "exec after the end", err, runtime.ErrConflict)
+		WantError(t, "exec after the end", err, runtime.ErrConflict)
 	})
 }

@@ -253,8 +253,8 @@ func (s *suite) eventually(t testing.TB, what string, holds func() bool) {
 	}
 }
 
-// wantError fails the test unless err matches want.
-func wantError(t testing.TB, what string, err, want error) {
+// WantError fails the test unless err matches want.
+func WantError(t testing.TB, what string, err, want error) {
 	t.Helper()
 	if !errors.Is(err, want) {
 		t.Errorf("%s: got %v, want an error that matches %q", what, err, want)

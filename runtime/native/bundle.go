@@ -1,0 +1,223 @@
+//go:build linux
+
+package native
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
+	"github.com/drawbridge-mcp/drawbridge/runtime/native/rootfs"
+)
+
+const (
+	// openFiles is the greatest number of open files of a process: enough for
+	// builds and watchers, and small enough for programs that visit every
+	// possible one.
+	openFiles = 65536
+	// sharedMemory is the size in bytes of /dev/shm.
+	sharedMemory = 64 << 20
+)
+
+// check refuses a spec that cannot become a sandbox, before anything is made.
+func check(spec runtime.Spec) error {
+	switch {
+	case spec.ID == "":
+		return errors.New("a sandbox needs an ID")
+	case len(spec.Command) == 0:
+		return errNoCommand
+	case !filepath.IsAbs(spec.Dir) || !filepath.IsAbs(spec.LogDir):
+		return fmt.Errorf("the directories of a sandbox (%q, %q) must be absolute", spec.Dir, spec.LogDir)
+	case !filepath.IsAbs(spec.Workspace):
+		return fmt.Errorf("the workspace %q must be an absolute path", spec.Workspace)
+	case spec.Network == runtime.NetworkOpen:
+		return errUnsupported("give the sandbox an open network", "use the docker runtime, or no network")
+	case spec.Network != runtime.NetworkNone && spec.Network != "":
+		return errUnsupported(fmt.Sprintf("network mode %q", spec.Network), "use "+string(runtime.NetworkNone))
+	case len(spec.Ports) > 0:
+		return errUnsupported("publish ports of the sandbox", "use the docker runtime, or publish none")
+	}
+	for _, m := range spec.Mounts {
+		if !filepath.IsAbs(m.Source) || !path.IsAbs(m.Target) {
+			return fmt.Errorf("mount %q at %q: both paths must be absolute", m.Source, m.Target)
+		}
+		if target := path.Clean(m.Target); target == "/" || target == "/run/drawbridge" || strings.HasPrefix(target, "/run/drawbridge/") {
+			return fmt.Errorf("mount %q at %q: that place belongs to the sandbox itself; choose another target", m.Source, m.Target)
+		}
+	}
+	return nil
+}
+
+// plan is everything that a bundle is made of.
+type plan struct {
+	spec   runtime.Spec
+	engine *engine
+	user   confine.Owner
+	self   int // user of this process, who is root or the one that the sandbox has on the host
+	group  int
+	root   *rootfs.Root
+	handle *handle
+}
+
+// ordinary tells whether no more than an ordinary user's rights are at hand. The
+// sandbox is in a user name space then, where that user is the command's.
+func (p *plan) ordinary() bool { return p.self != 0 }
+
+// bundle returns the configuration for the OCI runtime.
+func (p *plan) bundle() *specs.Spec {
+	limits := p.spec.Resources.WithDefaults()
+	s := &specs.Spec{
+		Version: specs.Version,
+		Process: &specs.Process{
+			User:            specs.User{UID: uint32(p.user.UID), GID: uint32(p.user.GID)},
+			Args:            []string{runtime.GuestPath, "run", "--socket", runtime.GuestSocket},
+			Env:             []string{"PATH=/usr/local/bin:/usr/bin:/bin"},
+			Cwd:             "/",
+			NoNewPrivileges: true,
+			Capabilities:    &specs.LinuxCapabilities{},
+			Rlimits: []specs.POSIXRlimit{
+				{Type: "RLIMIT_CORE"},
+				{Type: "RLIMIT_NOFILE", Hard: ownFiles(), Soft: ownFiles()},
+			},
+		},
+		Root:     &specs.Root{Path: "rootfs", Readonly: true},
+		Hostname: strings.ReplaceAll(p.spec.ID, "_", "-"),
+		Mounts:   p.mounts(limits),
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
+			},
+			// For what the sandbox is told of its memory; the shim holds it
+			// to that.
+			Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limits.MemoryBytes}},
+		},
+	}
+	if p.engine.isolation == runtime.IsolationRunc {
+		p.shareKernel(s)
+	} else {
+		// Its own kernel counts; on the host one of its processes is several.
+		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(limits.PidsLimit), Soft: uint64(limits.PidsLimit)})
+		// The kernel is the sandbox's own; the files of the workspace are not.
+		s.Linux.Seccomp = seccomp(confine.ModeFilter())
+	}
+	if p.ordinary() {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: uint32(p.user.UID), HostID: uint32(p.self), Size: 1}}
+		s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: uint32(p.user.GID), HostID: uint32(p.group), Size: 1}}
+	}
+	return s
+}
+
+// shareKernel adds what stands between a command and the host's own kernel.
+func (p *plan) shareKernel(s *specs.Spec) {
+	s.Linux.Resources.Memory = nil
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	s.Linux.MaskedPaths = confine.MaskedPaths
+	s.Linux.ReadonlyPaths = confine.ReadonlyPaths
+	s.Linux.Seccomp = seccomp(confine.Filter())
+	s.Linux.RootfsPropagation = "private"
+	s.Linux.CgroupsPath = "drawbridge-sandbox-" + p.spec.ID
+	s.Mounts = slices.Insert(s.Mounts, 1,
+		specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
+		specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
+	)
+	// /dev comes before what is below it.
+	at := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev" })
+	dev := s.Mounts[at]
+	s.Mounts = slices.Insert(slices.Delete(s.Mounts, at, at+1), 1, dev)
+}
+
+// seccomp translates the common filter.
+func seccomp(p confine.Profile) *specs.LinuxSeccomp {
+	ret := p.DefaultErrnoRet
+	s := &specs.LinuxSeccomp{DefaultAction: specs.LinuxSeccompAction(p.DefaultAction), DefaultErrnoRet: &ret}
+	for _, arch := range p.ArchMap {
+		s.Architectures = append(s.Architectures, specs.Arch(arch.Architecture))
+	}
+	for _, calls := range p.Syscalls {
+		rule := specs.LinuxSyscall{Names: calls.Names, Action: specs.LinuxSeccompAction(calls.Action), ErrnoRet: calls.ErrnoRet}
+		for _, arg := range calls.Args {
+			rule.Args = append(rule.Args, specs.LinuxSeccompArg{Index: arg.Index, Value: arg.Value, ValueTwo: arg.ValueTwo, Op: specs.LinuxSeccompOperator(arg.Op)})
+		}
+		s.Syscalls = append(s.Syscalls, rule)
+	}
+	return s
+}
+
+// mounts lists what is mounted in the sandbox, what is deeper later.
+func (p *plan) mounts(limits runtime.Resources) []specs.Mount {
+	owner := []string{fmt.Sprintf("uid=%d", p.user.UID), fmt.Sprintf("gid=%d", p.user.GID)}
+	if p.ordinary() {
+		owner = nil // whoever mounts it is the only user there is
+	}
+	all := []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=65536k"}},
+		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", sharedMemory)}},
+		{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: append([]string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", limits.TmpBytes)}, owner...)},
+	}
+	for _, m := range p.root.Binds {
+		all = append(all, bind(m.Source, m.Target, true))
+	}
+	workspace := p.spec.Workspace
+	if p.handle.Workspace != "" {
+		workspace = p.handle.workspaceMount()
+	}
+	all = append(all,
+		bind(p.engine.guest, runtime.GuestPath, true),
+		bind(socketOf(p.handle), runtime.GuestSocket, true),
+		bind(workspace, runtime.WorkspacePath, false),
+	)
+	for _, m := range p.spec.Mounts {
+		all = append(all, bind(m.Source, path.Clean(m.Target), m.ReadOnly))
+	}
+	return all
+}
+
+func bind(source, target string, readOnly bool) specs.Mount {
+	m := specs.Mount{Destination: target, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "nosuid", "nodev"}}
+	if readOnly {
+		m.Options = append(m.Options, "ro")
+	}
+	return m
+}
+
+// ownFiles is the limit of open files for a command: no more than this process
+// has, because not everybody may raise it.
+func ownFiles() uint64 {
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+		return openFiles
+	}
+	return min(openFiles, own.Max)
+}
+
+// writeBundle makes the bundle and its root.
+func (p *plan) writeBundle() error {
+	for _, m := range p.spec.Mounts {
+		info, err := os.Stat(m.Source)
+		if err != nil {
+			return fmt.Errorf("mount %s: %w", m.Source, err)
+		}
+		if err := p.root.AddTarget(m.Target, info.IsDir()); err != nil {
+			return err
+		}
+	}
+	if err := os.MkdirAll(p.handle.root(), 0o755); err != nil {
+		return err
+	}
+	if err := p.root.Make(p.handle.root()); err != nil {
+		return err
+	}
+	return host.WriteFile(filepath.Join(p.handle.bundle(), "config.json"), p.bundle())
+}

@@ -1,0 +1,459 @@
+//go:build linux
+
+// Package cgroup gives one sandbox control groups of its own, with its limits, on
+// version 1 and version 2 of the kernel's interface, as far as they can be written
+// here. It needs no daemon: the files are the interface.
+//
+// A Group is plain data. Whoever has it, in whichever process, can count what is
+// in it, kill it and remove it.
+package cgroup
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Limits bound a group. Zero is no limit.
+type Limits struct {
+	MemoryBytes int64
+	CPUs        float64 // cores
+	Pids        int64   // processes and threads
+}
+
+// cpuPeriod is the span in which a share of processor time is granted.
+const cpuPeriod = 100 * time.Millisecond
+
+// removeTries bounds the removal of a group whose processes are just ending.
+const (
+	removeTries = 100
+	removePause = 10 * time.Millisecond
+)
+
+// ErrUnavailable: no control group can be made here.
+var ErrUnavailable = errors.New("control groups cannot be written here")
+
+// Group is the control groups of one sandbox: on version 2 one directory that
+// bounds and one below it that holds the processes, on version 1 one a controller.
+type Group struct {
+	Unified string            `json:"unified,omitempty"` // version 2: the directory with the limits
+	Dirs    map[string]string `json:"dirs,omitempty"`    // version 1: controller to directory
+}
+
+// leaf is where the processes of a version 2 group are: a group that distributes
+// controllers holds none itself.
+const leaf = "sandbox"
+
+// controllers are those that limits need; on version 1 cpuacct counts.
+var controllers = []string{"memory", "cpu", "pids"}
+
+// Layout is where control groups are on a machine, and where this process is in
+// them.
+type Layout struct {
+	Root string            // mount point of version 2 where it has controllers, or empty
+	Own  string            // group of this process there
+	V1   map[string]string // version 1: controller to the directory below which a group can be made
+}
+
+// Here returns the layout of this machine. Its error matches ErrUnavailable.
+func Here() (Layout, error) {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return Layout{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	own, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return Layout{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return parseLayout(string(mounts), string(own))
+}
+
+// parseLayout reads what the kernel says about mounts and about this process.
+func parseLayout(mounts, own string) (Layout, error) {
+	groups := make(map[string]string) // controller to this process's group; "" is version 2
+	for line := range strings.Lines(own) {
+		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(fields) != 3 {
+			continue
+		}
+		for name := range strings.SplitSeq(fields[1], ",") {
+			groups[name] = fields[2]
+		}
+	}
+	l := Layout{V1: make(map[string]string)}
+	for line := range strings.Lines(mounts) {
+		before, after, ok := strings.Cut(strings.TrimSpace(line), " - ")
+		fields, kind := strings.Fields(before), strings.Fields(after)
+		if !ok || len(fields) < 5 || len(kind) < 3 {
+			continue
+		}
+		root, point := fields[3], fields[4]
+		switch kind[0] {
+		case "cgroup2":
+			l.Root, l.Own = point, below(root, groups[""])
+		case "cgroup":
+			for name := range strings.SplitSeq(kind[2], ",") {
+				if group, member := groups[name]; member {
+					l.V1[name] = existing(point, below(root, group))
+				}
+			}
+		}
+	}
+	if _, ok := l.V1["memory"]; ok {
+		l.Root = "" // version 2 beside version 1 has no controllers that count
+	}
+	if l.Root == "" && len(l.V1) == 0 {
+		return Layout{}, fmt.Errorf("%w: none are mounted", ErrUnavailable)
+	}
+	return l, nil
+}
+
+// below returns a group relative to what is mounted of the hierarchy.
+func below(root, group string) string {
+	if rest, ok := strings.CutPrefix(group, root); ok {
+		return "/" + strings.TrimPrefix(rest, "/")
+	}
+	return "/"
+}
+
+// existing returns the directory of a group, or the mount point where the group
+// lies outside of what can be seen.
+func existing(point, group string) string {
+	dir := filepath.Join(point, group)
+	if info, err := os.Stat(dir); err == nil && info.IsDir() {
+		return dir
+	}
+	return point
+}
+
+// Create makes a group called name with limits. What was made is removed on an
+// error, which matches ErrUnavailable where this user may not make any.
+func (l Layout) Create(name string, limits Limits) (_ *Group, err error) {
+	g := &Group{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, g.Remove())
+		}
+	}()
+	if l.Root != "" {
+		return g, l.createUnified(g, name, limits)
+	}
+	g.Dirs = make(map[string]string)
+	for _, controller := range append(controllers, "cpuacct") {
+		parent, ok := l.V1[controller]
+		if !ok {
+			return g, fmt.Errorf("%w: there is no controller for %s", ErrUnavailable, controller)
+		}
+		dir := filepath.Join(parent, name)
+		if err := makeGroup(dir); err != nil {
+			return g, err
+		}
+		g.Dirs[controller] = dir
+	}
+	return g, g.limitV1(limits)
+}
+
+func makeGroup(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	if err == nil || errors.Is(err, os.ErrExist) {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUnavailable, err)
+}
+
+func (g *Group) limitV1(limits Limits) error {
+	period := cpuPeriod.Microseconds()
+	memory, cpu, pids := g.Dirs["memory"], g.Dirs["cpu"], g.Dirs["pids"]
+	var failed []error
+	if limits.MemoryBytes > 0 {
+		value := strconv.FormatInt(limits.MemoryBytes, 10)
+		failed = append(failed, write(memory, "memory.limit_in_bytes", value))
+		// Absent where the kernel does not account for swap.
+		if err := write(memory, "memory.memsw.limit_in_bytes", value); !errors.Is(err, os.ErrNotExist) {
+			failed = append(failed, err)
+		}
+	}
+	if limits.CPUs > 0 {
+		failed = append(failed,
+			write(cpu, "cpu.cfs_period_us", strconv.FormatInt(period, 10)),
+			write(cpu, "cpu.cfs_quota_us", strconv.FormatInt(quota(limits.CPUs), 10)))
+	}
+	if limits.Pids > 0 {
+		failed = append(failed, write(pids, "pids.max", strconv.FormatInt(limits.Pids, 10)))
+	}
+	return errors.Join(failed...)
+}
+
+// quota returns the processor time in a period in microseconds; the kernel takes
+// no less than a thousand.
+func quota(cpus float64) int64 {
+	return max(int64(cpus*float64(cpuPeriod.Microseconds())), 1000)
+}
+
+// createUnified makes a group below the nearest ancestor of this process that
+// distributes the controllers: a group that holds processes cannot.
+func (l Layout) createUnified(g *Group, name string, limits Limits) error {
+	parent, err := l.distributor()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(parent, name)
+	if err := makeGroup(dir); err != nil {
+		return err
+	}
+	g.Unified = dir
+	if err := makeGroup(g.leaf()); err != nil {
+		return err
+	}
+	var failed []error
+	if limits.MemoryBytes > 0 {
+		failed = append(failed, write(dir, "memory.max", strconv.FormatInt(limits.MemoryBytes, 10)))
+		if err := write(dir, "memory.swap.max", "0"); !errors.Is(err, os.ErrNotExist) {
+			failed = append(failed, err)
+		}
+	}
+	if limits.CPUs > 0 {
+		failed = append(failed, write(dir, "cpu.max", fmt.Sprintf("%d %d", quota(limits.CPUs), cpuPeriod.Microseconds())))
+	}
+	if limits.Pids > 0 {
+		failed = append(failed, write(dir, "pids.max", strconv.FormatInt(limits.Pids, 10)))
+	}
+	return errors.Join(failed...)
+}
+
+// distributor returns the nearest ancestor-or-self whose children have the
+// controllers, and in which this user can make groups.
+func (l Layout) distributor() (string, error) {
+	for group := filepath.Join("/", l.Own); ; group = filepath.Dir(group) {
+		dir := filepath.Join(l.Root, group)
+		data, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
+		if err == nil && hasAll(strings.Fields(string(data)), controllers) && unix.Access(dir, unix.W_OK) == nil {
+			return dir, nil
+		}
+		if group == "/" {
+			return "", fmt.Errorf("%w: no group above this process hands the controllers %s on to groups that this user can make", ErrUnavailable, strings.Join(controllers, ", "))
+		}
+	}
+}
+
+func hasAll(have, want []string) bool {
+	set := make(map[string]bool, len(have))
+	for _, name := range have {
+		set[name] = true
+	}
+	for _, name := range want {
+		if !set[name] {
+			return false
+		}
+	}
+	return true
+}
+
+func write(dir, file, value string) error {
+	// Not O_CREATE: a file that is not there is a feature that is not there.
+	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY|os.O_TRUNC, 0)
+	if err != nil {
+		return fmt.Errorf("set a limit: %w", err)
+	}
+	_, err = f.WriteString(value)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("set the limit %s to %s: %w", filepath.Join(dir, file), value, err)
+	}
+	return nil
+}
+
+func (g *Group) leaf() string { return filepath.Join(g.Unified, leaf) }
+
+// Path returns the group in the form of the OCI runtime specification, for a
+// runtime that puts the sandbox there itself. It is a child of the group, so that
+// the limits hold.
+func (g *Group) Path() string {
+	dir := g.Dirs["memory"]
+	if g.Unified != "" {
+		dir = g.Unified
+	}
+	for _, line := range mountPoints() {
+		if rest, ok := strings.CutPrefix(dir, line+"/"); ok {
+			return "/" + rest + "/" + leaf
+		}
+	}
+	return "/" + filepath.Base(dir) + "/" + leaf
+}
+
+// mountPoints returns where control groups are mounted.
+func mountPoints() []string {
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	var points []string
+	for line := range strings.Lines(string(data)) {
+		before, after, _ := strings.Cut(line, " - ")
+		fields := strings.Fields(before)
+		if strings.HasPrefix(after, "cgroup") && len(fields) > 4 {
+			points = append(points, fields[4])
+		}
+	}
+	return points
+}
+
+// Join moves the calling thread into the group, and with it whatever the thread
+// starts from now on. On version 2 it moves the whole process.
+func (g *Group) Join() error {
+	if g.Unified != "" {
+		return write(g.leaf(), "cgroup.procs", "0")
+	}
+	var failed []error
+	for _, dir := range g.Dirs {
+		failed = append(failed, write(dir, "tasks", strconv.Itoa(unix.Gettid())))
+	}
+	return errors.Join(failed...)
+}
+
+// Leaf opens the directory for which clone3(2) takes CLONE_INTO_CGROUP; nil on
+// version 1, where the starting thread joins instead.
+func (g *Group) Leaf() (*os.File, error) {
+	if g.Unified == "" {
+		return nil, nil
+	}
+	f, err := os.Open(g.leaf())
+	if err != nil {
+		return nil, fmt.Errorf("open the control group: %w", err)
+	}
+	return f, nil
+}
+
+// Kill kills everything in the group and below it, once.
+func (g *Group) Kill() error {
+	var failed []error
+	for _, dir := range g.roots() {
+		for _, pid := range processes(dir) {
+			if pid == os.Getpid() {
+				continue // a thread of this program that has joined, and is about to end
+			}
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				failed = append(failed, fmt.Errorf("kill process %d of %s: %w", pid, dir, err))
+			}
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// Empty tells whether no process is left in the group.
+func (g *Group) Empty() bool {
+	for _, dir := range g.roots() {
+		for _, pid := range processes(dir) {
+			if pid != os.Getpid() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// roots returns one directory for each hierarchy whose processes count: they are
+// the same in all.
+func (g *Group) roots() []string {
+	if g.Unified != "" {
+		return []string{g.Unified}
+	}
+	if dir, ok := g.Dirs["pids"]; ok {
+		return []string{dir}
+	}
+	return nil
+}
+
+// processes returns the processes in a group and below it.
+func processes(dir string) []int {
+	var all []int
+	for _, sub := range tree(dir) {
+		data, err := os.ReadFile(filepath.Join(sub, "cgroup.procs"))
+		if err != nil {
+			continue // it has just gone
+		}
+		for line := range bytes.Lines(data) {
+			if pid, err := strconv.Atoi(string(bytes.TrimSpace(line))); err == nil && pid > 0 {
+				all = append(all, pid)
+			}
+		}
+	}
+	return all
+}
+
+// tree returns dir and the directories below it, the deepest last.
+func tree(dir string) []string {
+	all := []string{dir}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return all
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			all = append(all, tree(filepath.Join(dir, e.Name()))...)
+		}
+	}
+	return all
+}
+
+// Remove removes the group, which must be empty or about to be; nil if there is
+// none.
+func (g *Group) Remove() error {
+	dirs := make([]string, 0, len(g.Dirs)+1)
+	for _, dir := range g.Dirs {
+		dirs = append(dirs, dir)
+	}
+	if g.Unified != "" {
+		dirs = append(dirs, g.Unified)
+	}
+	var failed []error
+	for _, dir := range dirs {
+		failed = append(failed, removeTree(dir))
+	}
+	return errors.Join(failed...)
+}
+
+func removeTree(dir string) error {
+	var err error
+	for try := range removeTries {
+		if try > 0 {
+			time.Sleep(removePause)
+		}
+		busy := false
+		all := tree(dir)
+		for i := len(all) - 1; i >= 0; i-- {
+			if e := unix.Rmdir(all[i]); e != nil && !errors.Is(e, unix.ENOENT) {
+				busy, err = true, fmt.Errorf("remove the control group %s: %w", all[i], e)
+			}
+		}
+		if !busy {
+			return nil
+		}
+	}
+	return err
+}
+
+// Possible tells whether a group can be made here, without making one.
+func Possible() bool {
+	l, err := Here()
+	if err != nil {
+		return false
+	}
+	if l.Root != "" {
+		_, err := l.distributor()
+		return err == nil
+	}
+	for _, controller := range controllers {
+		dir, ok := l.V1[controller]
+		if !ok || unix.Access(dir, unix.W_OK) != nil {
+			return false
+		}
+	}
+	return true
+}

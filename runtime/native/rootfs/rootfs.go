@@ -1,0 +1,206 @@
+//go:build linux
+
+// Package rootfs composes the root file systems of native sandboxes: a skeleton of
+// directories, links and small files that belongs to one sandbox, and read-only
+// binds of what is shared, which is either the host's own system directories
+// (Host) or an unpacked image (Image).
+//
+// Nothing of a user's is in a root: no home directory, no configuration that only
+// some may read, no socket. The skeleton holds the places where a runtime mounts
+// the rest, because a root that is read-only gets no new ones.
+package rootfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// Root is a root file system that has not been made yet.
+type Root struct {
+	Binds []runtime.MountConfig // read-only, in the order of mounting
+	Env   []string              // the environment that an image sets
+
+	entries map[string]entry // of the skeleton, by clean absolute path
+}
+
+// entry is a directory, a link or a file of a skeleton.
+type entry struct {
+	link string // target; else
+	file bool   // a file with data; else a directory
+	data string
+	mode fs.FileMode
+}
+
+// User is who the command runs as.
+type User struct {
+	UID, GID int
+	Hostname string
+}
+
+// places are where every sandbox has something mounted, or finds a directory that
+// programs expect.
+var places = []string{
+	"/proc", "/sys", "/dev", "/tmp", "/run", path.Dir(runtime.GuestPath), runtime.WorkspacePath,
+	"/home", "/mnt", "/opt", "/srv", "/var", "/var/lib", "/var/cache", "/var/log", "/var/empty",
+}
+
+// newRoot returns a root with what all of them have.
+func newRoot() *Root {
+	r := &Root{entries: make(map[string]entry)}
+	for _, dir := range places {
+		r.dir(dir)
+	}
+	r.entries["/root"] = entry{mode: 0o700}
+	r.entries["/var/tmp"] = entry{link: "/tmp"}
+	r.file(runtime.GuestPath, "", 0o555)
+	r.file(runtime.GuestSocket, "", 0o444)
+	return r
+}
+
+// dir adds a directory and those above it.
+func (r *Root) dir(name string) {
+	for ; name != "/" && name != "."; name = path.Dir(name) {
+		if _, ok := r.entries[name]; ok {
+			return
+		}
+		r.entries[name] = entry{mode: 0o755}
+	}
+}
+
+func (r *Root) file(name, data string, mode fs.FileMode) {
+	r.dir(path.Dir(name))
+	r.entries[name] = entry{file: true, data: data, mode: mode}
+}
+
+// bind adds a read-only bind of a host file or directory, and its place.
+func (r *Root) bind(source, target string, isDir bool) {
+	if isDir {
+		r.dir(target)
+	} else {
+		r.file(target, "", 0o444)
+	}
+	r.Binds = append(r.Binds, runtime.MountConfig{Source: source, Target: target, ReadOnly: true})
+}
+
+// users writes the lists of users and the names of this host.
+func (r *Root) users(u User) {
+	r.file("/etc/passwd", fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nsandbox:x:%d:%d:sandbox:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n", u.UID, u.GID), 0o444)
+	r.file("/etc/group", fmt.Sprintf("root:x:0:\nsandbox:x:%d:\nnogroup:x:65534:\n", u.GID), 0o444)
+	r.file("/etc/hosts", fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t%s\n", u.Hostname), 0o444)
+	r.file("/etc/hostname", u.Hostname+"\n", 0o444)
+}
+
+// AddTarget makes sure that there is a place at target where something can be
+// mounted: a directory or a file.
+func (r *Root) AddTarget(target string, isDir bool) error {
+	target = path.Clean(target)
+	for _, b := range r.Binds {
+		rest, inside := strings.CutPrefix(target, b.Target+"/")
+		if !inside {
+			continue
+		}
+		info, err := os.Lstat(filepath.Join(b.Source, rest))
+		if err != nil || info.IsDir() != isDir || info.Mode()&fs.ModeSymlink != 0 {
+			return fmt.Errorf("mount something at %s: the read-only directory %s has no place for it; choose a target under /mnt, /opt or %s", target, b.Target, runtime.WorkspacePath)
+		}
+		return nil
+	}
+	for dir := path.Dir(target); dir != "/"; dir = path.Dir(dir) {
+		if e, ok := r.entries[dir]; ok && (e.link != "" || e.file) {
+			return fmt.Errorf("mount something at %s: %s is no directory; choose a target under /mnt, /opt or %s", target, dir, runtime.WorkspacePath)
+		}
+	}
+	if e, ok := r.entries[target]; ok && (e.link != "" || e.file == isDir) {
+		return fmt.Errorf("mount something at %s: there is something else in the sandbox; choose a target under /mnt, /opt or %s", target, runtime.WorkspacePath)
+	}
+	if isDir {
+		r.dir(target)
+	} else if _, ok := r.entries[target]; !ok {
+		r.file(target, "", 0o444)
+	}
+	return nil
+}
+
+// Make makes the skeleton in dir, which is empty.
+func (r *Root) Make(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("make a root file system: %w", err)
+	}
+	defer root.Close()
+	for _, name := range r.names() {
+		if err := r.entries[name].make(root, strings.TrimPrefix(name, "/")); err != nil {
+			return fmt.Errorf("make %s of a root file system: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// names returns the skeleton's paths, each directory before what is in it.
+func (r *Root) names() []string {
+	names := make([]string, 0, len(r.entries))
+	for name := range r.entries {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (e entry) make(root *os.Root, name string) error {
+	switch {
+	case e.link != "":
+		return root.Symlink(e.link, name)
+	case e.file:
+		if err := root.WriteFile(name, []byte(e.data), 0o600); err != nil {
+			return err
+		}
+	default:
+		if err := root.Mkdir(name, 0o700); err != nil {
+			return err
+		}
+	}
+	return root.Chmod(name, e.mode) // whatever the umask is
+}
+
+// Remove removes a skeleton that Make made in dir, and dir. It never goes into
+// another file system; nil if there is nothing.
+func Remove(dir string) error {
+	var own unix.Stat_t
+	err := unix.Lstat(dir, &own)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove the root file system %s: %w", dir, err)
+	}
+	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err != nil || !d.IsDir() {
+			return err
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(name, &st); err != nil {
+			return err
+		}
+		if st.Dev != own.Dev {
+			return fmt.Errorf("%s is mounted there: unmount it with `umount %s`", name, name)
+		}
+		return os.Chmod(name, 0o700)
+	})
+	if err == nil {
+		err = os.RemoveAll(dir)
+	}
+	if err != nil {
+		return fmt.Errorf("remove the root file system %s: %w", dir, err)
+	}
+	return nil
+}
