@@ -331,7 +331,7 @@ func TestSandboxRemovedByOthersIsLost(t *testing.T) {
 	w := newWorld(t)
 	m := w.manager()
 	run := w.started(m, Options{Cmd: shell("sleep 600")})
-	driver, err := m.drivers.get("")
+	driver, err := m.drivers.get(runtime.TypeDocker)
 	if err != nil {
 		t.Fatal(err)
 	}

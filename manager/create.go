@@ -42,7 +42,7 @@ var createSteps = []struct {
 // not been started. On error nothing is left behind. With an idempotency key, a
 // repeated call returns the run of the first one with Replayed set.
 func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
-	row, spec, err := m.plan(opts)
+	row, spec, err := m.plan(ctx, opts)
 	if err != nil {
 		return nil, wrapf(err, "create a run")
 	}
@@ -192,8 +192,8 @@ const workspaceOwner = 1000
 
 func (m *Manager) makeSandbox(ctx context.Context, c *creation) error {
 	handle, err := c.driver.Create(ctx, c.spec)
-	if errors.Is(err, runtime.ErrImageMissing) {
-		if err := m.pullImage(ctx, c.driver, c.opts, c.spec.Image); err != nil {
+	if images, has := c.driver.(runtime.ImageManager); has && errors.Is(err, runtime.ErrImageMissing) {
+		if err := m.pullImage(ctx, images, c.opts, c.spec.Image); err != nil {
 			return wrapf(err, "get the image %s", c.spec.Image)
 		}
 		handle, err = c.driver.Create(ctx, c.spec)

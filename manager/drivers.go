@@ -4,70 +4,112 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/docker"
 )
 
+// choiceAge is how long the choice of a runtime holds: long enough that a burst of
+// calls asks once, short enough that an engine that was started is noticed.
+const choiceAge = 30 * time.Second
+
+// opener makes the driver of one type when it is needed for the first time.
+type opener struct {
+	kind runtime.Type
+	open func() (runtime.Runtime, error)
+}
+
 // drivers opens runtime drivers on demand and owns them.
 type drivers struct {
-	first   runtime.Type   // what a run gets that names none
-	forced  runtime.Type   // what the person asked for; empty if nothing
-	order   []runtime.Type // of openers, the preferred ones first
-	openers map[runtime.Type]func() (runtime.Runtime, error)
+	forced  runtime.Type // what the person asked for; empty if nothing
+	openers []opener     // the preferred ones first
 
-	mu   sync.Mutex
-	open map[runtime.Type]runtime.Runtime // guarded by mu
+	mu     sync.Mutex
+	open   map[runtime.Type]runtime.Runtime // guarded by mu
+	chosen runtime.Type                     // guarded by mu: what the last choice was
+	until  time.Time                        // guarded by mu: how long it holds
 }
 
 func newDrivers(opts ManagerOptions) (*drivers, error) {
+	sandbox := wantSandbox(opts)
 	d := &drivers{
-		first:  runtime.TypeDocker,
 		forced: opts.Runtime,
-		order:  []runtime.Type{runtime.TypeDocker},
 		open:   make(map[runtime.Type]runtime.Runtime),
-		openers: map[runtime.Type]func() (runtime.Runtime, error){
-			runtime.TypeDocker: func() (runtime.Runtime, error) {
-				var sandbox *bool
-				if opts.NoSandbox != nil {
-					wanted := !*opts.NoSandbox
-					sandbox = &wanted
-				}
-				return docker.New(docker.Options{Sandbox: sandbox, GuestDir: opts.GuestDir, Logger: opts.Logger, EngineStreams: opts.engineStreams})
-			},
-		},
+		openers: []opener{{runtime.TypeDocker, func() (runtime.Runtime, error) {
+			return docker.New(docker.Options{Sandbox: sandbox, GuestDir: opts.GuestDir, Logger: opts.Logger, EngineStreams: opts.engineStreams})
+		}}},
 	}
+	d.openers = append(d.openers, systemOpeners(opts)...)
 	if opts.Runtime != "" {
 		if err := d.check(opts.Runtime); err != nil {
 			return nil, err
 		}
-		d.first = opts.Runtime
 	}
 	return d, nil
 }
 
-// preferred is the type that a run gets which names none.
-func (d *drivers) preferred() runtime.Type { return d.first }
-
-func (d *drivers) check(t runtime.Type) error {
-	if _, ok := d.openers[t]; ok {
+// wantSandbox is NoSandbox as drivers take it.
+func wantSandbox(opts ManagerOptions) *bool {
+	if opts.NoSandbox == nil {
 		return nil
 	}
+	wanted := !*opts.NoSandbox
+	return &wanted
+}
+
+// preferred is the type that a run gets which names none: the one that was asked
+// for, or the first that answers. Where none does it is the first, whose error
+// then says why.
+func (d *drivers) preferred(ctx context.Context) runtime.Type {
+	if d.forced != "" {
+		return d.forced
+	}
+	d.mu.Lock()
+	chosen, until := d.chosen, d.until
+	d.mu.Unlock()
+	if time.Now().Before(until) {
+		return chosen
+	}
+	chosen = d.choose(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.chosen, d.until = chosen, time.Now().Add(choiceAge)
+	return chosen
+}
+
+func (d *drivers) choose(ctx context.Context) runtime.Type {
+	for _, o := range d.openers {
+		driver, err := d.get(o.kind)
+		if err != nil {
+			continue
+		}
+		bound, cancel := context.WithTimeout(ctx, runtime.ProbeTimeout)
+		err = driver.Ping(bound)
+		cancel()
+		if err == nil {
+			return o.kind
+		}
+	}
+	return d.openers[0].kind
+}
+
+func (d *drivers) check(t runtime.Type) error {
 	var names []string
-	for _, name := range d.order {
-		names = append(names, string(name))
+	for _, o := range d.openers {
+		if o.kind == t {
+			return nil
+		}
+		names = append(names, string(o.kind))
 	}
 	return failf(CodeUnsupported, "use "+strings.Join(names, " or "), "this build has no runtime %q", t)
 }
 
-// get returns the driver of a type; the empty type is the preferred one. The
-// driver belongs to d.
+// get returns the driver of a type. It belongs to d.
 func (d *drivers) get(t runtime.Type) (runtime.Runtime, error) {
-	if t == "" {
-		t = d.first
-	}
 	if err := d.check(t); err != nil {
 		return nil, err
 	}
@@ -76,7 +118,8 @@ func (d *drivers) get(t runtime.Type) (runtime.Runtime, error) {
 	if driver, ok := d.open[t]; ok {
 		return driver, nil
 	}
-	driver, err := d.openers[t]()
+	at := slices.IndexFunc(d.openers, func(o opener) bool { return o.kind == t })
+	driver, err := d.openers[at].open()
 	if err != nil {
 		return nil, wrapf(err, "open the runtime %s", t)
 	}
@@ -88,8 +131,8 @@ func (d *drivers) get(t runtime.Type) (runtime.Runtime, error) {
 func (d *drivers) each() ([]runtime.Runtime, error) {
 	var all []runtime.Runtime
 	var errs []error
-	for _, t := range d.order {
-		driver, err := d.get(t)
+	for _, o := range d.openers {
+		driver, err := d.get(o.kind)
 		if err != nil {
 			errs = append(errs, err)
 			continue

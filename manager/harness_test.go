@@ -80,7 +80,7 @@ func (w *world) checkNothingLeft() {
 func (w *world) left(m *Manager) string {
 	w.t.Helper()
 	var left []string
-	driver, err := m.drivers.get("")
+	driver, err := m.drivers.get(runtime.TypeDocker)
 	if err != nil {
 		w.t.Fatal(err)
 	}

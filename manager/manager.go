@@ -153,9 +153,6 @@ func (opts ManagerOptions) withDefaults() (ManagerOptions, error) {
 	if opts.MaxLiveRuns == 0 {
 		opts.MaxLiveRuns = DefaultMaxLiveRuns
 	}
-	if opts.DefaultImage == "" {
-		opts.DefaultImage = DefaultImage
-	}
 	roots := make([]string, 0, len(opts.WorkspaceRoots))
 	for _, root := range opts.WorkspaceRoots {
 		resolved, err := resolveDir(root)
@@ -173,7 +170,9 @@ func (m *Manager) Home() string { return m.opts.Home }
 
 // RuntimeType returns the type of the runtime that new runs get, also when it
 // does not answer at the moment.
-func (m *Manager) RuntimeType() string { return string(m.drivers.preferred()) }
+func (m *Manager) RuntimeType() string {
+	return string(m.drivers.preferred(context.Background()))
+}
 
 // Close stops supervising, gives the leases back and releases what the Manager
 // holds. Runs go on; the next Manager supervises them. A run whose command has

@@ -12,9 +12,9 @@ import (
 // ManagerOptions configures a Manager. The zero value is a manager on the
 // default home and the runtime that Detect chooses.
 type ManagerOptions struct {
-	// NoSandbox decides on gVisor for Docker containers: nil uses it on
-	// Linux where the engine offers it and says so where it does not, false
-	// requires it, true refuses it.
+	// NoSandbox decides on gVisor: nil uses it, except that the Docker
+	// runtime runs without it where the engine does not offer it, and says
+	// so; false requires it, true refuses it.
 	NoSandbox *bool
 
 	// Home is where runs and the state database live. Empty is
@@ -36,7 +36,12 @@ type ManagerOptions struct {
 	// not bound it.
 	MaxMemoryBytes int64
 	MaxCPUs        float64
-	// DefaultImage is used by runs that name none; empty is DefaultImage.
+	// NativePaths are directories of this machine, such as toolchains, that
+	// every native run without an image sees, read-only, at their own paths.
+	NativePaths []string
+	// DefaultImage is used by runs that name none. Empty is DefaultImage where
+	// the runtime has images, and otherwise the system directories of this
+	// machine.
 	DefaultImage string
 	// LogLimitBytes bounds the log of one run; zero is 64 MiB.
 	LogLimitBytes int64

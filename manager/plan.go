@@ -32,7 +32,7 @@ const (
 
 // plan checks options and turns them into the row of a new run and the parts of
 // its runtime spec that do not depend on anything acquired. It changes nothing.
-func (m *Manager) plan(opts Options) (storage.RunRow, runtime.Spec, error) {
+func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runtime.Spec, error) {
 	fail := func(err error) (storage.RunRow, runtime.Spec, error) { return storage.RunRow{}, runtime.Spec{}, err }
 	if err := errors.Join(checkFeatures(opts), m.checkNetwork(opts)); err != nil {
 		return fail(err)
@@ -47,10 +47,14 @@ func (m *Manager) plan(opts Options) (storage.RunRow, runtime.Spec, error) {
 	}
 	kind := opts.Runtime
 	if kind == "" {
-		kind = m.drivers.preferred()
+		kind = m.drivers.preferred(ctx)
 	}
-	if err := m.drivers.check(kind); err != nil {
+	driver, err := m.drivers.get(kind)
+	if err != nil {
 		return fail(err)
+	}
+	if opts.Image == "" {
+		opts.Image = m.imageFor(driver)
 	}
 	id := newRunID()
 	workspace := m.store.RunStore(id).WorkspaceDir()
@@ -61,7 +65,7 @@ func (m *Manager) plan(opts Options) (storage.RunRow, runtime.Spec, error) {
 			return fail(err)
 		}
 	}
-	opts = withOptionDefaults(opts, m.opts)
+	opts = withOptionDefaults(opts)
 	limits := runtime.Resources{MemoryBytes: opts.MemoryBytes, CPUs: opts.CPUs, PidsLimit: opts.PidsLimit}.WithDefaults()
 	tty := opts.TTY
 	row := storage.RunRow{
@@ -84,12 +88,24 @@ func (m *Manager) plan(opts Options) (storage.RunRow, runtime.Spec, error) {
 	}, nil
 }
 
-func withOptionDefaults(opts Options, m ManagerOptions) Options {
+// UsesImages tells whether runs that name no image get one, because the runtime of
+// new runs has nothing else to take programs from.
+func (m *Manager) UsesImages(ctx context.Context) bool {
+	driver, err := m.drivers.get(m.drivers.preferred(ctx))
+	return err == nil && m.imageFor(driver) != ""
+}
+
+// imageFor is the image of a run that names none.
+func (m *Manager) imageFor(driver runtime.Runtime) string {
+	if _, has := driver.(runtime.ImageManager); has && m.opts.DefaultImage == "" {
+		return DefaultImage
+	}
+	return m.opts.DefaultImage
+}
+
+func withOptionDefaults(opts Options) Options {
 	if len(opts.Cmd) == 0 {
 		opts.Cmd = []string{"/bin/bash"}
-	}
-	if opts.Image == "" {
-		opts.Image = m.DefaultImage
 	}
 	if opts.Network == "" {
 		opts.Network = runtime.NetworkNone
@@ -213,11 +229,7 @@ func argsHash(args any) string {
 }
 
 // pullImage fetches the image that a driver does not have.
-func (m *Manager) pullImage(ctx context.Context, driver runtime.Runtime, opts Options, ref string) error {
-	images, ok := driver.(runtime.ImageManager)
-	if !ok {
-		return failf(CodeImageMissing, "", "the runtime %s has no image %s and cannot fetch images", driver.Type(), ref)
-	}
+func (m *Manager) pullImage(ctx context.Context, images runtime.ImageManager, opts Options, ref string) error {
 	report := opts.Progress
 	if report == nil {
 		report = func(string) {}

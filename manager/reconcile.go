@@ -95,6 +95,9 @@ func (m *Manager) sweep(ctx context.Context) error {
 // orphanObjects returns what a runtime has of this home that no run wants.
 func (m *Manager) orphanObjects(ctx context.Context, driver runtime.Runtime) ([]runtime.Object, error) {
 	objects, err := driver.List(ctx, map[string]string{runtime.LabelHome: runtime.HomeHash(m.opts.Home)})
+	if errors.Is(err, runtime.ErrUnavailable) && !m.uses(ctx, driver.Type()) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +116,16 @@ func (m *Manager) orphanObjects(ctx context.Context, driver runtime.Runtime) ([]
 		}
 	}
 	return orphans, nil
+}
+
+// uses tells whether this home has something to do with a runtime: new runs get it,
+// or there is a run that has it. Of any other one it does not matter that it does
+// not answer.
+func (m *Manager) uses(ctx context.Context, kind runtime.Type) bool {
+	if m.drivers.preferred(ctx) == kind {
+		return true
+	}
+	return slices.ContainsFunc(m.List(), func(r *Run) bool { return r.Runtime == kind })
 }
 
 func (m *Manager) sweepObjects(ctx context.Context, driver runtime.Runtime) error {

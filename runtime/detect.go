@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// probeTimeout bounds one probe, so that a backend that hangs does not hide the
+// ProbeTimeout bounds one probe, so that a backend that hangs does not hide the
 // others.
-const probeTimeout = 5 * time.Second
+const ProbeTimeout = 5 * time.Second
 
 // knownTypes are all types that a person can name, whether or not a build has a
 // driver for them.
@@ -115,13 +115,13 @@ func checkForced(probes []Probe, forced Type) error {
 
 // ask runs one probe, bounded, and turns its error into a finding.
 func ask(ctx context.Context, probe Probe) Finding {
-	bound, cancel := context.WithTimeout(ctx, probeTimeout)
+	bound, cancel := context.WithTimeout(ctx, ProbeTimeout)
 	defer cancel()
 	f, err := probe.Probe(bound)
 	if err != nil {
 		f = Finding{Detail: err.Error()}
 		if errors.Is(err, context.DeadlineExceeded) {
-			f.Detail = fmt.Sprintf("it did not answer within %v", probeTimeout)
+			f.Detail = fmt.Sprintf("it did not answer within %v", ProbeTimeout)
 		}
 	}
 	f.Type = probe.Type

@@ -22,7 +22,7 @@ func createRunTool() definition {
 			{Name: "workspace", Kind: Text, Min: 1, Max: maxPathBytes, Description: "Host directory that the run may read and write. Default: a fresh empty one, which is removed with the run."},
 			{Name: "name", Kind: Text, Min: 1, Max: maxNameArgBytes, Description: "A name, unique among live runs. Default: a generated one."},
 			envParam("Environment variables. Their values are not shown in any answer."),
-			{Name: "image", Kind: Text, Min: 1, Max: 512, Description: "Container image to run in. Default: the server's."},
+			{Name: "image", Kind: Text, Min: 1, Max: 512, Description: "Image to run in: for docker the name of one, for native the path of a root file system or image archive on the host. Default: the server's."},
 			{Name: "timeout_seconds", Kind: Integer, Min: 1, Max: int64(manager.MaxTimeout.Seconds()), Description: "End the run so many seconds after its start. Default: no deadline."},
 			{Name: "network", Kind: Text, Enum: []string{string(runtime.NetworkNone), string(runtime.NetworkOpen)}, Description: "none (default): no network at all. open: unfiltered, only where the server allows it."},
 			{Name: "interactive", Kind: Boolean, Description: "Keep its standard input open for send_input. Default false."},
@@ -34,7 +34,7 @@ func createRunTool() definition {
 				}
 				return nil
 			}},
-			{Name: "runtime", Kind: Text, Enum: []string{string(runtime.TypeDocker)}, Description: "Driver of the sandbox. Default: the server's."},
+			{Name: "runtime", Kind: Text, Enum: []string{string(runtime.TypeDocker), string(runtime.TypeNative)}, Description: "Driver of the sandbox. Default: the server's."},
 			keyParam,
 		},
 		Fields: []Field{

@@ -46,7 +46,8 @@ and destroy it, and prove that nothing is left.
 It works in a home and a workspace of its own, which it removes. The exit code is
 0 if everything was as it should be.`,
 		Example: `  drawbridge demo
-  drawbridge demo --image busybox`,
+  drawbridge demo --runtime native
+  drawbridge demo --runtime docker --image busybox`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := parseSandbox(sandbox); err != nil {
@@ -59,7 +60,7 @@ It works in a home and a workspace of its own, which it removes. The exit code i
 			return a.demo(ctx, image, sandbox)
 		},
 	}
-	cmd.Flags().StringVar(&image, "image", demoImage, "image of the run; it needs a shell, cat and sleep")
+	cmd.Flags().StringVar(&image, "image", "", "image of the run; it needs a shell, cat and sleep (default "+demoImage+" where the runtime has images, and otherwise the system directories of this machine)")
 	sandboxFlag(cmd, &sandbox)
 	return cmd
 }
@@ -71,10 +72,13 @@ func (a *app) demo(ctx context.Context, image, sandbox string) error {
 		return fmt.Errorf("make a directory for the demo: %w", err)
 	}
 	d := &demo{app: a, home: filepath.Join(dir, "home"), workspace: filepath.Join(dir, "workspace"), image: image}
+	if err := d.chooseImage(ctx); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
 	if err := os.Mkdir(d.workspace, 0o750); err != nil {
 		return errors.Join(fmt.Errorf("make a workspace for the demo: %w", err), os.RemoveAll(dir))
 	}
-	d.serve = []string{"serve", "--home", d.home, "--workspace-root", d.workspace, "--image", image, "--sandbox", sandbox}
+	d.serve = []string{"serve", "--home", d.home, "--workspace-root", d.workspace, "--image", d.image, "--sandbox", sandbox}
 	if a.runtime != "" {
 		d.serve = append(d.serve, "--runtime", a.runtime)
 	}
@@ -106,6 +110,31 @@ type demo struct {
 	image           string
 	serve           []string // arguments of the server
 	step            int
+}
+
+// chooseImage takes the demo's own image unless one was named, where the runtime
+// has images at all.
+func (d *demo) chooseImage(ctx context.Context) (err error) {
+	if d.image != "" {
+		return nil
+	}
+	m, err := d.app.open(func(o *manager.ManagerOptions) { o.Home = d.home })
+	if err != nil {
+		return fmt.Errorf("look for a runtime: %w", err)
+	}
+	defer closeManager(m, &err)
+	if m.UsesImages(ctx) {
+		d.image = demoImage
+	}
+	return nil
+}
+
+// place says where the run has its programs from.
+func (d *demo) place() string {
+	if d.image == "" {
+		return "the system directories of this machine"
+	}
+	return d.image
 }
 
 // tell narrates one step.
@@ -165,7 +194,7 @@ func (d *demo) create(ctx context.Context, client *demoClient) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	d.tell("create_run", "%s, named %s, in %s with %s between it and this machine", made.Run.ID, made.Run.Name, d.image, made.Run.Isolation)
+	d.tell("create_run", "%s, named %s, in %s with %s between it and this machine", made.Run.ID, made.Run.Name, d.place(), made.Run.Isolation)
 	return made.Run.ID, nil
 }
 

@@ -17,7 +17,7 @@ func checkRuntimes(ctx context.Context, m *manager.Manager) []finding {
 	if err != nil {
 		next := manager.AsError(err).Next
 		if len(detected.Findings) > 0 {
-			next = "install Docker Engine 20.10 or newer and start it; DOCKER_HOST names one that is elsewhere"
+			next = "put what scripts/build makes beside drawbridge for the native runtime, or install Docker Engine 20.10 or newer and start it; DOCKER_HOST names one that is elsewhere"
 		}
 		return append(findings, fail("runtime", next, "no runtime can be used: %s", oneLine(err.Error())))
 	}

@@ -24,9 +24,11 @@ type runFlags struct {
 	memory  string
 	network string
 	sandbox string
-	keys    string
-	detach  bool
-	remove  bool
+	// nativePaths are directories that a native sandbox sees.
+	nativePaths []string
+	keys        string
+	detach      bool
+	remove      bool
 }
 
 func (a *app) runCommand() *cobra.Command {
@@ -61,7 +63,7 @@ running. The run and its log stay until "drawbridge destroy", or --rm.`,
 				return err
 			}
 			m, err := a.open(func(o *manager.ManagerOptions) {
-				o.NoSandbox = isolation
+				o.NoSandbox, o.NativePaths = isolation, f.nativePaths
 				// The person at the command line decides for themselves.
 				o.AllowOpenNetwork = true
 			})
@@ -81,7 +83,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.SetInterspersed(false) // flags after the command are its own
 	flags.StringVar(&f.opts.Name, "name", "", "name of the run (default a made-up one)")
 	flags.StringVarP(&f.opts.Workspace, "workspace", "w", "", "directory to work in, e.g. . (default an empty one)")
-	flags.StringVar(&f.opts.Image, "image", "", "image of the sandbox (default "+manager.DefaultImage+")")
+	flags.StringVar(&f.opts.Image, "image", "", imageHelp("image of the sandbox"))
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "KEY=VALUE, or KEY to take it from this environment; may be repeated")
 	flags.BoolVarP(&f.opts.TTY, "tty", "t", false, "give the command a terminal; implies -i")
 	flags.BoolVarP(&f.opts.Interactive, "interactive", "i", false, "pass standard input on")
@@ -95,14 +97,26 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.Int64Var(&f.opts.PidsLimit, "pids", 0, "limit of processes and threads (default 1024)")
 	flags.StringVar(&f.network, "network", string(runtime.NetworkNone), "none, or open for an unfiltered network")
 	flags.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=PORT publishes a port of the sandbox on 127.0.0.1; may be repeated")
+	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
 	detachFlag(cmd, &f.keys)
 	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"none", "open"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
+// imageHelp describes a flag that names an image.
+func imageHelp(what string) string {
+	return what + " (default " + manager.DefaultImage + " with the docker runtime, and the system directories of this machine with the native one)"
+}
+
+// nativePathFlag adds --native-path.
+func nativePathFlag(cmd *cobra.Command, value *[]string) {
+	cmd.Flags().StringArrayVar(value, "native-path", nil, "directory of this machine, such as a toolchain, that native sandboxes see read-only; may be repeated")
+	_ = cmd.MarkFlagDirname("native-path")
+}
+
 // sandboxFlag adds --sandbox, the choice of gVisor.
 func sandboxFlag(cmd *cobra.Command, value *string) {
-	cmd.Flags().StringVar(value, "sandbox", "auto", "gVisor: auto uses it where the engine offers it, require insists, none refuses it")
+	cmd.Flags().StringVar(value, "sandbox", "auto", "gVisor: auto uses it, except where a Docker engine does not offer it; require insists; none refuses it")
 	_ = cmd.RegisterFlagCompletionFunc("sandbox", cobra.FixedCompletions([]string{"auto", "require", "none"}, cobra.ShellCompDirectiveNoFileComp))
 }
 

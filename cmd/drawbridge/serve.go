@@ -21,20 +21,21 @@ import (
 
 // serveFlags are the flags of serve.
 type serveFlags struct {
-	listen    string
-	tokenFile string
-	origins   []string
-	hosts     []string
-	roots     []string
-	openNet   bool
-	maxRuns   int
-	maxMemory string
-	logLimit  string
-	maxCPUs   float64
-	image     string
-	sandbox   string
-	readOnly  bool
-	toolsets  []string
+	listen      string
+	tokenFile   string
+	origins     []string
+	hosts       []string
+	roots       []string
+	openNet     bool
+	maxRuns     int
+	maxMemory   string
+	logLimit    string
+	maxCPUs     float64
+	image       string
+	sandbox     string
+	readOnly    bool
+	toolsets    []string
+	nativePaths []string
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -73,9 +74,10 @@ directory in which the server was started.`,
 	flags.StringVar(&f.logLimit, "log-limit", "", "what is kept of the output of a run, the oldest part is dropped first (default 64m)")
 	flags.StringVar(&f.maxMemory, "max-memory", "", "memory limits of all live runs together, e.g. 32g (default no bound)")
 	flags.Float64Var(&f.maxCPUs, "max-cpus", 0, "CPU limits of all live runs together (default no bound)")
-	flags.StringVar(&f.image, "image", "", "image of runs that name none (default "+manager.DefaultImage+")")
+	flags.StringVar(&f.image, "image", "", imageHelp("image of runs that name none"))
 	flags.BoolVar(&f.readOnly, "read-only", false, "offer only tools that change nothing")
 	flags.StringSliceVar(&f.toolsets, "toolsets", nil, "offer only these toolsets: runs, exec, files (default all)")
+	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
 	_ = cmd.MarkFlagDirname("workspace-root")
 	return cmd
@@ -253,6 +255,7 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	}
 	opts.MaxLiveRuns, opts.MaxCPUs = f.maxRuns, f.maxCPUs
 	opts.AllowOpenNetwork, opts.DefaultImage = f.openNet, f.image
+	opts.NativePaths = f.nativePaths
 	return opts, nil
 }
 
