@@ -1,5 +1,6 @@
 //go:build !linux || cgo || (!amd64 && !arm64)
 
+// Command drawbridge-gvisor, where it cannot be gVisor, says so.
 package main
 
 import (

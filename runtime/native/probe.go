@@ -74,7 +74,7 @@ func (d *Driver) tryOut(ctx context.Context, e *engine) error {
 	if err != nil {
 		return fmt.Errorf("make a directory for a probe: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // what is left in a temporary directory does no harm
 	root := filepath.Join(dir, "rootfs")
 	for _, place := range []string{root, filepath.Join(root, "proc"), filepath.Join(root, "dev")} {
 		if err := os.Mkdir(place, 0o755); err != nil {

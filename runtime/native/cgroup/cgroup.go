@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -37,7 +38,7 @@ const (
 	removePause = 10 * time.Millisecond
 )
 
-// ErrUnavailable: no control group can be made here.
+// ErrUnavailable says that no control group can be made here.
 var ErrUnavailable = errors.New("control groups cannot be written here")
 
 // Group is the control groups of one sandbox: on version 2 one directory that
@@ -143,7 +144,8 @@ func (l Layout) Create(name string, limits Limits) (_ *Group, err error) {
 		}
 	}()
 	if l.Root != "" {
-		return g, l.createUnified(g, name, limits)
+		err = l.createUnified(g, name, limits)
+		return g, err
 	}
 	g.Dirs = make(map[string]string)
 	for _, controller := range append(controllers, "cpuacct") {
@@ -157,7 +159,10 @@ func (l Layout) Create(name string, limits Limits) (_ *Group, err error) {
 		}
 		g.Dirs[controller] = dir
 	}
-	return g, g.limitV1(limits)
+	if err := g.limitV1(limits); err != nil {
+		return g, err
+	}
+	return g, nil
 }
 
 func makeGroup(dir string) error {
@@ -426,10 +431,9 @@ func removeTree(dir string) error {
 			time.Sleep(removePause)
 		}
 		busy := false
-		all := tree(dir)
-		for i := len(all) - 1; i >= 0; i-- {
-			if e := unix.Rmdir(all[i]); e != nil && !errors.Is(e, unix.ENOENT) {
-				busy, err = true, fmt.Errorf("remove the control group %s: %w", all[i], e)
+		for _, group := range slices.Backward(tree(dir)) {
+			if e := unix.Rmdir(group); e != nil && !errors.Is(e, unix.ENOENT) {
+				busy, err = true, fmt.Errorf("remove the control group %s: %w", group, e)
 			}
 		}
 		if !busy {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -48,14 +49,7 @@ func imageRoot(dir string, u User) (*Root, error) {
 	return r, nil
 }
 
-func isOwn(name string) bool {
-	for _, o := range own {
-		if name == o {
-			return true
-		}
-	}
-	return false
-}
+func isOwn(name string) bool { return slices.Contains(own, name) }
 
 func (r *Root) addImage(source, target string, e fs.DirEntry) error {
 	switch {

@@ -67,24 +67,24 @@ func (s *Images) unpacked(ctx context.Context, ref string) (dir string, env []st
 	if !filepath.IsAbs(ref) {
 		return "", nil, fmt.Errorf("%w: this runtime has no registry, and %q is no absolute path; %s", runtime.ErrImageMissing, ref, accepted)
 	}
-	real, err := filepath.EvalSymlinks(ref)
+	target, err := filepath.EvalSymlinks(ref)
 	if err != nil {
 		return "", nil, fmt.Errorf("%w: %w; %s", runtime.ErrImageMissing, err, accepted)
 	}
-	info, err := os.Stat(real)
+	info, err := os.Stat(target)
 	if err != nil {
 		return "", nil, fmt.Errorf("%w: %w; %s", runtime.ErrImageMissing, err, accepted)
 	}
 	if info.IsDir() {
-		if _, err := os.Stat(filepath.Join(real, "oci-layout")); err == nil {
-			return s.fromLayout(ctx, real)
+		if _, err := os.Stat(filepath.Join(target, "oci-layout")); err == nil {
+			return s.fromLayout(ctx, target)
 		}
-		return real, nil, checkTree(real)
+		return target, nil, checkTree(target)
 	}
 	if !info.Mode().IsRegular() {
 		return "", nil, fmt.Errorf("%w: it is neither a directory nor a file; %s", runtime.ErrImageMissing, accepted)
 	}
-	return s.fromFile(ctx, real, info)
+	return s.fromFile(ctx, target, info)
 }
 
 // checkTree refuses directories that are no root file system, or more than one.
@@ -124,15 +124,20 @@ func (s *Images) fromFile(ctx context.Context, file string, info os.FileInfo) (s
 			return nil, err
 		}
 		tree := dir + ".tree"
-		defer os.RemoveAll(tree)
 		if err := os.Mkdir(tree, 0o755); err != nil {
 			return nil, err
 		}
 		env, err := unpackImage(ctx, image, tree)
-		if err != nil {
-			return nil, err
+		if err == nil {
+			err = removeAll(dir)
 		}
-		return env, errors.Join(removeAll(dir), os.Rename(tree, dir))
+		if err == nil {
+			err = os.Rename(tree, dir)
+		}
+		if err != nil {
+			return nil, errors.Join(err, removeAll(tree))
+		}
+		return env, nil
 	})
 }
 
@@ -228,7 +233,7 @@ type done struct {
 }
 
 // once returns an image's tree, unpacking it if no process has before.
-func (s *Images) once(ctx context.Context, key string, make func(dir string) ([]string, error)) (string, []string, error) {
+func (s *Images) once(ctx context.Context, key string, fill func(dir string) ([]string, error)) (string, []string, error) {
 	home := filepath.Join(s.dir, key)
 	tree, mark := filepath.Join(home, treeName), filepath.Join(home, doneName)
 	if env, ok := readDone(mark); ok {
@@ -258,7 +263,7 @@ func (s *Images) once(ctx context.Context, key string, make func(dir string) ([]
 	if err := os.Mkdir(tree, 0o755); err != nil {
 		return "", nil, fmt.Errorf("make a place for the image: %w", err)
 	}
-	env, err := make(tree)
+	env, err := fill(tree)
 	if err == nil {
 		err = writeDone(mark, done{env})
 	}
@@ -321,7 +326,7 @@ func removeAll(dir string) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return os.Chmod(name, 0o700)
+		return os.Chmod(name, 0o700) //nolint:gosec // G122: nobody but this process changes the tree, sandboxes see it read-only
 	})
 	if err != nil {
 		return fmt.Errorf("remove an unpacked image: %w", err)

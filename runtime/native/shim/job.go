@@ -105,7 +105,8 @@ type Sandbox struct {
 // ReadSandbox returns the notes of a shim; os.ErrNotExist if there are none.
 func ReadSandbox(dir string) (Sandbox, error) {
 	var s Sandbox
-	return s, readJSON(filepath.Join(dir, sandboxFile), &s)
+	err := readJSON(filepath.Join(dir, sandboxFile), &s)
+	return s, err
 }
 
 // End is what a shim knows of the end of a sandbox.
@@ -123,7 +124,8 @@ type End struct {
 // a shim that was killed.
 func ReadEnd(dir string) (End, error) {
 	var e End
-	return e, readJSON(filepath.Join(dir, endFile), &e)
+	err := readJSON(filepath.Join(dir, endFile), &e)
+	return e, err
 }
 
 // report is what a shim says to the driver that has started it, once.

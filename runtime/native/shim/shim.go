@@ -234,7 +234,6 @@ func (k *keeper) start() (*guest, error) {
 			// What the guest said last may not have been read yet.
 			again := make(chan status, 1)
 			again <- s
-			ended = nil
 			select {
 			case h := <-met:
 				if h.err == nil || errors.As(h.err, new(*link.CommandError)) {
