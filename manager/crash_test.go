@@ -137,7 +137,7 @@ func TestMain(m *testing.M) {
 
 // crash leads a run from create to destroy and kills its own process at a step.
 func crash(home string) {
-	opts := ManagerOptions{Home: home, DefaultImage: os.Getenv(crashImage), GuestDir: os.Getenv(crashGuest), MaxLiveRuns: 64, Logger: zap.NewNop()}
+	opts := ManagerOptions{Runtime: testedRuntime(), Home: home, DefaultImage: os.Getenv(crashImage), GuestDir: os.Getenv(crashGuest), MaxLiveRuns: 64, Logger: zap.NewNop()}
 	m, err := NewManagerWithOptions(opts)
 	check(err)
 	m.onStep = func(name string) error {
@@ -331,7 +331,7 @@ func TestSandboxRemovedByOthersIsLost(t *testing.T) {
 	w := newWorld(t)
 	m := w.manager()
 	run := w.started(m, Options{Cmd: shell("sleep 600")})
-	driver, err := m.drivers.get(runtime.TypeDocker)
+	driver, err := m.drivers.get(w.kind)
 	if err != nil {
 		t.Fatal(err)
 	}

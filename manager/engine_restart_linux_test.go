@@ -13,6 +13,7 @@ import (
 
 	"github.com/docker/docker/client"
 
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
 )
 
@@ -121,7 +122,7 @@ func TestEngineRestart(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, home: t.TempDir() + "/home", image: image, guest: runtimetest.GuestDir(t)}
+	w := &world{t: t, kind: runtime.TypeDocker, home: t.TempDir() + "/home", image: image, guest: runtimetest.GuestDir(t)}
 	t.Cleanup(w.checkNothingLeft)
 	m := w.manager()
 	created := w.create(m, Options{Cmd: shell("echo later")})

@@ -18,6 +18,7 @@ import (
 // to look at both. It checks at its end that nothing is left.
 type world struct {
 	t     *testing.T
+	kind  runtime.Type
 	home  string
 	image string
 	guest string
@@ -25,13 +26,29 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{t: t, home: t.TempDir() + "/home", image: runtimetest.Image(t), guest: runtimetest.GuestDir(t)}
+	w := &world{t: t, home: t.TempDir() + "/home", kind: testedRuntime()}
+	if w.kind == runtime.TypeNative {
+		w.image, w.guest = runtimetest.ImageFile(t), runtimetest.ProgramDir(t)
+	} else {
+		w.image, w.guest = runtimetest.Image(t), runtimetest.GuestDir(t)
+	}
 	t.Cleanup(w.checkNothingLeft)
 	return w
 }
 
+// runtimeVariable names the runtime on which the tests run; docker where it is not
+// set.
+const runtimeVariable = "DRAWBRIDGE_TEST_RUNTIME"
+
+func testedRuntime() runtime.Type {
+	if kind := os.Getenv(runtimeVariable); kind != "" {
+		return runtime.Type(kind)
+	}
+	return runtime.TypeDocker
+}
+
 func (w *world) options() ManagerOptions {
-	return ManagerOptions{Home: w.home, DefaultImage: w.image, GuestDir: w.guest, MaxLiveRuns: 64, Logger: zaptest.NewLogger(w.t, zaptest.Level(zap.WarnLevel))}
+	return ManagerOptions{Runtime: w.kind, Home: w.home, DefaultImage: w.image, GuestDir: w.guest, MaxLiveRuns: 64, Logger: zaptest.NewLogger(w.t, zaptest.Level(zap.WarnLevel))}
 }
 
 // manager opens a Manager that is closed with the test.
@@ -80,7 +97,7 @@ func (w *world) checkNothingLeft() {
 func (w *world) left(m *Manager) string {
 	w.t.Helper()
 	var left []string
-	driver, err := m.drivers.get(runtime.TypeDocker)
+	driver, err := m.drivers.get(w.kind)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -35,12 +35,12 @@ func TestDoctorFindsWhatIsMissingAndSaysWhatToDo(t *testing.T) {
 			t.Errorf("%s fails and says nothing of the mend: %s", f.Check, f.Detail)
 		}
 	}
-	for check, want := range map[string]status{"runtime": statusFail, "docker": statusWarn, "guest": statusOK, "state": statusOK, "home": statusOK} {
+	for check, want := range map[string]status{"runtime": statusFail, "docker": statusWarn, "native": statusWarn, "guest": statusOK, "state": statusOK, "home": statusOK} {
 		if checks[check].Status != want {
 			t.Errorf("%s is %+v, want %s", check, checks[check], want)
 		}
 	}
-	if text := c.run("doctor"); text.code != exitFailed || !strings.Contains(text.out, "FAIL  runtime") || !strings.Contains(text.out, "next: install Docker") {
+	if text := c.run("doctor"); text.code != exitFailed || !strings.Contains(text.out, "FAIL  runtime") || !strings.Contains(text.out, "next: put what scripts/build makes beside drawbridge") {
 		t.Errorf("for people: %+v", text)
 	}
 }

@@ -207,7 +207,7 @@ func (d *Driver) remove(ctx context.Context, h *handle) error {
 		return err
 	}
 	defer release()
-	if err := shim.EndShim(ctx, h.Dir, shimTimeout); err != nil {
+	if err := shim.EndShim(ctx, h.Dir, killTime); err != nil {
 		return err
 	}
 	if err := shim.Clean(h.Dir); err != nil {

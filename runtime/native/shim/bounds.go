@@ -113,20 +113,33 @@ func memoryOf(pids []int) int64 {
 
 // anonymous returns the bytes of a process's own memory, zero if it has ended.
 func anonymous(pid int) int64 {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	bytes, err := statusBytes(pid, "RssAnon:")
 	if err != nil {
 		return 0
 	}
+	return bytes
+}
+
+// Resident returns the bytes of a process that are in memory, shared or not.
+func Resident(pid int) (int64, error) { return statusBytes(pid, "VmRSS:") }
+
+// statusBytes reads a field of a process's status that is in kilobytes.
+func statusBytes(pid int, name string) (int64, error) {
+	file := fmt.Sprintf("/proc/%d/status", pid)
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
 	for line := range strings.Lines(string(data)) {
-		if value, ok := strings.CutPrefix(line, "RssAnon:"); ok {
+		if value, ok := strings.CutPrefix(line, name); ok {
 			kilobytes, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
 			if err != nil {
-				return 0
+				return 0, fmt.Errorf("read %s: %w", file, err)
 			}
-			return kilobytes << 10
+			return kilobytes << 10, nil
 		}
 	}
-	return 0
+	return 0, fmt.Errorf("read %s: it has no %s", file, name)
 }
 
 // Usage measures a sandbox that has no control group.
