@@ -40,6 +40,9 @@ var measurements = []measurement{
 	{"tail", "logs with tail on a log of 1 GB", measureTail},
 	{"stream", "capture and follow of a run that prints 200 MB, beside docker logs -f", measureStream},
 	{"crowd", "200 live containers", measureCrowd},
+	{"native", "native runs to the first line, beside the bare OCI runtime and docker run", measureNative},
+	{"nativecrowd", "200 live native runs", measureNativeCrowd},
+	{"work", "a compilation and a look at many files inside, beside the host", measureWork},
 }
 
 // settings are what the flags say.
@@ -63,7 +66,7 @@ func run() error {
 	var s settings
 	flag.StringVar(&s.only, "only", "", "measure only these, separated by commas: "+strings.Join(names(), ", "))
 	flag.IntVar(&s.runs, "runs", 0, "length of each series (default what suits the measurement)")
-	flag.IntVar(&s.containers, "containers", 200, "live containers of crowd")
+	flag.IntVar(&s.containers, "containers", 200, "live runs of crowd and nativecrowd")
 	flag.BoolVar(&s.json, "json", false, "print JSON")
 	flag.StringVar(&s.bin, "bin", "", "directory with drawbridge and its guest (default: build them)")
 	flag.StringVar(&s.image, "image", "drawbridge-demo:latest", "image with a shell; scripts/image makes the default one")

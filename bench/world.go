@@ -91,6 +91,11 @@ func (w *world) build(ctx context.Context) error {
 		if err := w.compile(ctx, "./cmd/drawbridge-guest", guest); err != nil {
 			return err
 		}
+		for _, program := range []string{"drawbridge-shim", "drawbridge-gvisor"} {
+			if err := w.compile(ctx, "./cmd/"+program, filepath.Join(w.bin, program)); err != nil {
+				return err
+			}
+		}
 	}
 	var err error
 	if w.bin, err = filepath.Abs(w.bin); err != nil {
@@ -130,7 +135,7 @@ func (w *world) drawbridge() string { return filepath.Join(w.bin, "drawbridge") 
 
 // serveArgs starts a server that has room for what is measured.
 func (w *world) serveArgs(home string) []string {
-	return []string{"serve", "--home", home, "--image", w.image, "--workspace-root", w.work, "--max-runs", strconv.Itoa(w.containers + 64)}
+	return []string{"serve", "--runtime", "docker", "--home", home, "--image", w.image, "--workspace-root", w.work, "--max-runs", strconv.Itoa(w.containers + 64)}
 }
 
 // serve starts a server on a home and shakes hands with it.

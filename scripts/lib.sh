@@ -174,7 +174,7 @@ find_busybox() {
 
 need_go() {
   [[ ! -x /usr/local/go/bin/go ]] || PATH=$PATH:/usr/local/go/bin
-  command -v go >/dev/null || die "go is missing: install Go 1.26 or newer from https://go.dev/dl/"
+  command -v go >/dev/null || die "go is missing: install Go 1.26.3 or newer from https://go.dev/dl/"
 }
 
 # --- Docker engine ---------------------------------------------------------

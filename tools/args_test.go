@@ -72,7 +72,7 @@ func TestBadArgumentsAreRefusedWithTheirMend(t *testing.T) {
 		"swapped letters":        {"logs", `{"rnu": "a", "run": "a"}`, []string{`did you mean "run"?`}},
 		"no such feature":        {"create_run", `{"grants": ["github"], "prompt": "x"}`, []string{`unknown argument "grants" (create_run takes command, start,`, `unknown argument "prompt"`}},
 		"no such network":        {"create_run", `{"network": "strict"}`, []string{`argument "network" must be one of none, open, not "strict"`}},
-		"no such runtime":        {"create_run", `{"runtime": "lxc"}`, []string{`argument "runtime" must be one of docker, not "lxc"`}},
+		"no such runtime":        {"create_run", `{"runtime": "lxc"}`, []string{`argument "runtime" must be one of docker, native, not "lxc"`}},
 		"command as a string":    {"create_run", `{"command": "ls -l"}`, []string{`argument "command" must be an array of strings, not a string: write it as an array, e.g. ["sh", "-c", "make test"]`}},
 		"empty command":          {"create_run", `{"command": []}`, []string{`argument "command" must not be empty`}},
 		"empty program":          {"create_run", `{"command": ["", "x"]}`, []string{`argument "command" begins with an empty string`}},
