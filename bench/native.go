@@ -69,6 +69,9 @@ func (w *world) measureTier(ctx context.Context, t *tier) error {
 		return err
 	}
 	defer func() { _ = c.close() }()
+	// Where gVisor by itself keeps a name space for the next start; there may be
+	// none.
+	defer func() { _ = exec.Command("umount", filepath.Join(w.dir, "state-"+t.name, "null-netns")).Run() }()
 	bundle, err := w.bareBundle(ctx, c, home)
 	if err != nil {
 		return err

@@ -73,8 +73,9 @@ type plan struct {
 // sandbox is in a user name space then, where that user is the command's.
 func (p *plan) ordinary() bool { return p.self != 0 }
 
-// bundle returns the configuration for the OCI runtime.
-func (p *plan) bundle() *specs.Spec {
+// bundle returns the configuration for the OCI runtime; root is the directory of
+// the root file system's skeleton.
+func (p *plan) bundle(root string) *specs.Spec {
 	limits := p.spec.Resources.WithDefaults()
 	s := &specs.Spec{
 		Version: specs.Version,
@@ -90,8 +91,8 @@ func (p *plan) bundle() *specs.Spec {
 				{Type: "RLIMIT_NOFILE", Hard: ownFiles(), Soft: ownFiles()},
 			},
 		},
-		Root:     &specs.Root{Path: "rootfs", Readonly: true},
-		Hostname: strings.ReplaceAll(p.spec.ID, "_", "-"),
+		Root:     &specs.Root{Path: root, Readonly: true},
+		Hostname: rootfs.Hostname,
 		Mounts:   p.mounts(limits),
 		Linux: &specs.Linux{
 			Namespaces: []specs.LinuxNamespace{
@@ -202,8 +203,8 @@ func ownFiles() uint64 {
 	return min(openFiles, own.Max)
 }
 
-// writeBundle makes the bundle and its root.
-func (p *plan) writeBundle() error {
+// writeBundle makes the bundle.
+func (p *plan) writeBundle(skeletons *rootfs.Skeletons) error {
 	for _, m := range p.spec.Mounts {
 		info, err := os.Stat(m.Source)
 		if err != nil {
@@ -213,11 +214,12 @@ func (p *plan) writeBundle() error {
 			return err
 		}
 	}
-	if err := os.MkdirAll(p.handle.root(), 0o755); err != nil {
+	root, err := skeletons.Use(p.root)
+	if err != nil {
 		return err
 	}
-	if err := p.root.Make(p.handle.root()); err != nil {
+	if err := os.Mkdir(p.handle.bundle(), 0o700); err != nil {
 		return err
 	}
-	return host.WriteFile(filepath.Join(p.handle.bundle(), "config.json"), p.bundle())
+	return host.WriteFile(p.handle.config(), p.bundle(root))
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
@@ -50,7 +49,7 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 			return nil, fmt.Errorf("make the place for the workspace: %w", err)
 		}
 	}
-	if err := p.writeBundle(); err != nil {
+	if err := p.writeBundle(d.roots); err != nil {
 		return nil, err
 	}
 	if err := host.WriteFile(h.order(), host.NewOrder(spec, p.root.Env)); err != nil {
@@ -69,7 +68,7 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if p.user, err = d.user(p, spec.Workspace); err != nil {
 		return nil, err
 	}
-	u := rootfs.User{UID: p.user.UID, GID: p.user.GID, Hostname: strings.ReplaceAll(spec.ID, "_", "-")}
+	u := rootfs.User{UID: p.user.UID, GID: p.user.GID}
 	if spec.Image != "" {
 		p.root, err = d.images.Root(ctx, spec.Image, u)
 	} else {

@@ -60,7 +60,7 @@ const sandboxDir = "native"
 
 // The files of a sandbox, beside those of the shim.
 func (h *handle) bundle() string { return filepath.Join(h.Dir, "bundle") }
-func (h *handle) root() string   { return filepath.Join(h.Dir, "bundle", "rootfs") }
+func (h *handle) config() string { return filepath.Join(h.Dir, "bundle", "config.json") }
 func (h *handle) order() string  { return filepath.Join(h.Dir, "start.json") }
 func (h *handle) lock() string   { return filepath.Join(h.Dir, "start.lock") }
 

@@ -69,6 +69,7 @@ type Driver struct {
 	options Options
 	log     *zap.Logger
 	images  *rootfs.Images
+	roots   *rootfs.Skeletons
 }
 
 var _ runtime.Runtime = (*Driver)(nil)
@@ -85,7 +86,12 @@ func New(options Options) (*Driver, error) {
 	if options.StartTimeout == 0 {
 		options.StartTimeout = defaultStartTimeout
 	}
-	return &Driver{options: options, log: options.Logger, images: rootfs.NewImages(filepath.Join(options.StateDir, "images"))}, nil
+	return &Driver{
+		options: options,
+		log:     options.Logger,
+		images:  rootfs.NewImages(filepath.Join(options.StateDir, "images")),
+		roots:   rootfs.NewSkeletons(filepath.Join(options.StateDir, "roots")),
+	}, nil
 }
 
 // Type returns runtime.TypeNative.

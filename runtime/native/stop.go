@@ -13,7 +13,6 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
-	"github.com/drawbridge-mcp/drawbridge/runtime/native/rootfs"
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
 
@@ -218,8 +217,8 @@ func (d *Driver) remove(ctx context.Context, h *handle) error {
 
 // removeFiles removes the sandbox's directory, and then its entry.
 func (d *Driver) removeFiles(h *handle) error {
-	failed := []error{rootfs.Remove(h.root())}
-	for _, path := range append(shim.Files(h.Dir), h.order(), h.lock(), h.workspaceMount(), h.bundle()+"/config.json", h.bundle()) {
+	var failed []error
+	for _, path := range append(shim.Files(h.Dir), h.order(), h.lock(), h.workspaceMount(), h.config(), h.bundle()) {
 		// os.Remove, never RemoveAll: the place of the workspace is empty, or
 		// it is not to be touched.
 		failed = append(failed, host.RemoveIfThere(path))

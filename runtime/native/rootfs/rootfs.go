@@ -1,17 +1,18 @@
 //go:build linux
 
 // Package rootfs composes the root file systems of native sandboxes: a skeleton of
-// directories, links and small files that belongs to one sandbox, and read-only
-// binds of what is shared, which is either the host's own system directories
-// (Host) or an unpacked image (Image).
+// directories, links and small files, and read-only binds of either the host's own
+// system directories (Host) or an unpacked image (Images).
 //
 // Nothing of a user's is in a root: no home directory, no configuration that only
 // some may read, no socket. The skeleton holds the places where a runtime mounts
-// the rest, because a root that is read-only gets no new ones.
+// the rest, because a root that is read-only gets no new ones. Nothing in it is of
+// one sandbox only, so that all that look alike share one (Skeletons).
 package rootfs
 
 import (
-	"errors"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io/fs"
 	"os"
@@ -19,8 +20,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -41,10 +40,13 @@ type entry struct {
 	mode fs.FileMode
 }
 
+// Hostname is the name of the host in every sandbox: a name of one's own would take
+// a skeleton of one's own.
+const Hostname = "sandbox"
+
 // User is who the command runs as.
 type User struct {
 	UID, GID int
-	Hostname string
 }
 
 // places are where every sandbox has something mounted, or finds a directory that
@@ -96,8 +98,8 @@ func (r *Root) bind(source, target string, isDir bool) {
 func (r *Root) users(u User) {
 	r.file("/etc/passwd", fmt.Sprintf("root:x:0:0:root:/root:/bin/sh\nsandbox:x:%d:%d:sandbox:/tmp:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n", u.UID, u.GID), 0o444)
 	r.file("/etc/group", fmt.Sprintf("root:x:0:\nsandbox:x:%d:\nnogroup:x:65534:\n", u.GID), 0o444)
-	r.file("/etc/hosts", fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t%s\n", u.Hostname), 0o444)
-	r.file("/etc/hostname", u.Hostname+"\n", 0o444)
+	r.file("/etc/hosts", fmt.Sprintf("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t%s\n", Hostname), 0o444)
+	r.file("/etc/hostname", Hostname+"\n", 0o444)
 }
 
 // AddTarget makes sure that there is a place at target where something can be
@@ -131,8 +133,8 @@ func (r *Root) AddTarget(target string, isDir bool) error {
 	return nil
 }
 
-// Make makes the skeleton in dir, which is empty.
-func (r *Root) Make(dir string) error {
+// make makes the skeleton in dir, which is empty.
+func (r *Root) make(dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return fmt.Errorf("make a root file system: %w", err)
@@ -156,6 +158,16 @@ func (r *Root) names() []string {
 	return names
 }
 
+// key names a skeleton by what is in it.
+func (r *Root) key() string {
+	sum := sha256.New()
+	for _, name := range r.names() {
+		e := r.entries[name]
+		fmt.Fprintf(sum, "%q %q %v %q %o\n", name, e.link, e.file, e.data, e.mode)
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:16])
+}
+
 func (e entry) make(root *os.Root, name string) error {
 	switch {
 	case e.link != "":
@@ -170,37 +182,4 @@ func (e entry) make(root *os.Root, name string) error {
 		}
 	}
 	return root.Chmod(name, e.mode) // whatever the umask is
-}
-
-// Remove removes a skeleton that Make made in dir, and dir. It never goes into
-// another file system; nil if there is nothing.
-func Remove(dir string) error {
-	var own unix.Stat_t
-	err := unix.Lstat(dir, &own)
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("remove the root file system %s: %w", dir, err)
-	}
-	err = filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if err != nil || !d.IsDir() {
-			return err
-		}
-		var st unix.Stat_t
-		if err := unix.Lstat(name, &st); err != nil {
-			return err
-		}
-		if st.Dev != own.Dev {
-			return fmt.Errorf("%s is mounted there: unmount it with `umount %s`", name, name)
-		}
-		return os.Chmod(name, 0o700) //nolint:gosec // G122: nobody but this process changes the tree, sandboxes see it read-only
-	})
-	if err == nil {
-		err = os.RemoveAll(dir)
-	}
-	if err != nil {
-		return fmt.Errorf("remove the root file system %s: %w", dir, err)
-	}
-	return nil
 }

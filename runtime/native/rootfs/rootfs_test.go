@@ -6,12 +6,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
-var user = User{UID: 1000, GID: 1000, Hostname: "here"}
+var user = User{UID: 1000, GID: 1000}
 
 func TestHostRootHasSystemDirectoriesAndNothingOfAnybody(t *testing.T) {
 	t.Parallel()
@@ -38,8 +40,8 @@ func TestHostRootHasSystemDirectoriesAndNothingOfAnybody(t *testing.T) {
 	if !have["/usr"] {
 		t.Error("/usr is missing")
 	}
-	dir := t.TempDir()
-	if err := r.Make(dir); err != nil {
+	dir, err := NewSkeletons(t.TempDir()).Use(r)
+	if err != nil {
 		t.Fatal(err)
 	}
 	passwd, err := os.ReadFile(filepath.Join(dir, "etc/passwd"))
@@ -50,14 +52,6 @@ func TestHostRootHasSystemDirectoriesAndNothingOfAnybody(t *testing.T) {
 		if _, err := os.Lstat(filepath.Join(dir, place)); err != nil {
 			t.Error(err)
 		}
-	}
-	for range 2 {
-		if err := Remove(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := os.Stat(dir); err == nil {
-		t.Error("it is still there")
 	}
 }
 
@@ -93,7 +87,7 @@ func TestTargetsOfMounts(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), "choose a target under") {
 				t.Errorf("no mend in %v", err)
 			}
-			if err := r.Make(t.TempDir()); err != nil {
+			if err := r.make(t.TempDir()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -126,7 +120,7 @@ func TestImageRootLeavesTheImageAlone(t *testing.T) {
 		t.Errorf("not bound: %v", want)
 	}
 	dir := t.TempDir()
-	if err := r.Make(dir); err != nil {
+	if err := r.make(dir); err != nil {
 		t.Fatal(err)
 	}
 	if link, err := os.Readlink(filepath.Join(dir, "bin")); err != nil || link != "usr/bin" {
@@ -158,5 +152,55 @@ func TestToolDirectories(t *testing.T) {
 	t.Setenv("HOME", "/usr")
 	if _, err := Host(user, []string{"/usr/share"}); err != nil {
 		t.Errorf("a directory in a home: %v", err)
+	}
+}
+
+func TestSkeletonsThatLookAlikeAreOne(t *testing.T) {
+	t.Parallel()
+	s := NewSkeletons(t.TempDir())
+	roots := func(more ...string) *Root {
+		r, err := Host(user, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, target := range more {
+			if err := r.AddTarget(target, true); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return r
+	}
+	var made sync.WaitGroup
+	dirs := make(chan string, 8)
+	for range cap(dirs) {
+		made.Go(func() {
+			dir, err := s.Use(roots())
+			if err != nil {
+				t.Error(err)
+			}
+			dirs <- dir
+		})
+	}
+	made.Wait()
+	first := <-dirs
+	for range cap(dirs) - 1 {
+		if dir := <-dirs; dir != first {
+			t.Errorf("two that look alike are %s and %s", first, dir)
+		}
+	}
+	other, err := s.Use(roots("/mnt/data"))
+	if err != nil || other == first {
+		t.Errorf("one with another place is %s, %v", other, err)
+	}
+	old := time.Now().Add(-2 * unusedFor)
+	if err := os.Chtimes(other, old, old); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Use(roots("/mnt/more")); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil || len(entries) != 2 {
+		t.Errorf("there are %v, %v; want the two that are in use", entries, err)
 	}
 }

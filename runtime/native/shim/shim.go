@@ -28,8 +28,10 @@ import (
 const (
 	// threads is enough: a shim waits.
 	threads = 2
-	// memoryTarget is in bytes; the collector works harder above it.
-	memoryTarget = 4 << 20
+	// memoryTarget is in bytes; the collector works harder above it. What the
+	// runtime of the language takes for itself counts, so that less would keep
+	// it collecting all the time.
+	memoryTarget = 12 << 20
 	// maxJob bounds the job in bytes.
 	maxJob = 16 << 20
 	// farewell is how long a sandbox may take to end after its guest has.
