@@ -18,6 +18,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/rootfs"
+	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
 
 const (
@@ -104,7 +105,7 @@ func (p *plan) bundle(root string) *specs.Spec {
 		},
 	}
 	if p.engine.isolation == runtime.IsolationRunc {
-		p.shareKernel(s)
+		p.shareKernel(s, limits)
 	} else {
 		// Its own kernel counts; on the host one of its processes is several.
 		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(limits.PidsLimit), Soft: uint64(limits.PidsLimit)})
@@ -120,14 +121,14 @@ func (p *plan) bundle(root string) *specs.Spec {
 }
 
 // shareKernel adds what stands between a command and the host's own kernel.
-func (p *plan) shareKernel(s *specs.Spec) {
-	s.Linux.Resources.Memory = nil
+func (p *plan) shareKernel(s *specs.Spec, limits runtime.Resources) {
+	s.Linux.Resources = resources(limits)
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	s.Linux.MaskedPaths = confine.MaskedPaths
 	s.Linux.ReadonlyPaths = confine.ReadonlyPaths
 	s.Linux.Seccomp = seccomp(confine.Filter())
 	s.Linux.RootfsPropagation = "private"
-	s.Linux.CgroupsPath = "drawbridge-sandbox-" + p.spec.ID
+	s.Linux.CgroupsPath = shim.GroupName(p.spec.ID)
 	s.Mounts = slices.Insert(s.Mounts, 1,
 		specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
 		specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},
@@ -136,6 +137,17 @@ func (p *plan) shareKernel(s *specs.Spec) {
 	at := slices.IndexFunc(s.Mounts, func(m specs.Mount) bool { return m.Destination == "/dev" })
 	dev := s.Mounts[at]
 	s.Mounts = slices.Insert(slices.Delete(s.Mounts, at, at+1), 1, dev)
+}
+
+// resources are the limits as runc holds them; there is no swap.
+func resources(limits runtime.Resources) *specs.LinuxResources {
+	const period = 100_000 // microseconds
+	quota, length := int64(limits.CPUs*period), uint64(period)
+	return &specs.LinuxResources{
+		Memory: &specs.LinuxMemory{Limit: &limits.MemoryBytes, Swap: &limits.MemoryBytes},
+		CPU:    &specs.LinuxCPU{Quota: &quota, Period: &length},
+		Pids:   &specs.LinuxPids{Limit: limits.PidsLimit},
+	}
 }
 
 // seccomp translates the common filter.

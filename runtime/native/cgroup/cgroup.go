@@ -165,6 +165,20 @@ func (l Layout) Create(name string, limits Limits) (_ *Group, err error) {
 	return g, nil
 }
 
+// Relative returns the group that an OCI runtime makes for the relative path name:
+// on version 1 below the groups of this process, and on version 2 beside its own,
+// which may hold processes. Nothing is made.
+func (l Layout) Relative(name string) *Group {
+	if l.Root != "" {
+		return &Group{Unified: filepath.Join(l.Root, filepath.Dir(filepath.Join("/", l.Own)), name)}
+	}
+	g := &Group{Dirs: make(map[string]string)}
+	for controller, parent := range l.V1 {
+		g.Dirs[controller] = filepath.Join(parent, name)
+	}
+	return g
+}
+
 func makeGroup(dir string) error {
 	err := os.Mkdir(dir, 0o755)
 	if err == nil || errors.Is(err, os.ErrExist) {
@@ -275,39 +289,6 @@ func write(dir, file, value string) error {
 }
 
 func (g *Group) leaf() string { return filepath.Join(g.Unified, leaf) }
-
-// Path returns the group in the form of the OCI runtime specification, for a
-// runtime that puts the sandbox there itself. It is a child of the group, so that
-// the limits hold.
-func (g *Group) Path() string {
-	dir := g.Dirs["memory"]
-	if g.Unified != "" {
-		dir = g.Unified
-	}
-	for _, line := range mountPoints() {
-		if rest, ok := strings.CutPrefix(dir, line+"/"); ok {
-			return "/" + rest + "/" + leaf
-		}
-	}
-	return "/" + filepath.Base(dir) + "/" + leaf
-}
-
-// mountPoints returns where control groups are mounted.
-func mountPoints() []string {
-	data, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	var points []string
-	for line := range strings.Lines(string(data)) {
-		before, after, _ := strings.Cut(line, " - ")
-		fields := strings.Fields(before)
-		if strings.HasPrefix(after, "cgroup") && len(fields) > 4 {
-			points = append(points, fields[4])
-		}
-	}
-	return points
-}
 
 // Join moves the calling thread into the group, and with it whatever the thread
 // starts from now on. On version 2 it moves the whole process.

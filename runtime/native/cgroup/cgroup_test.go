@@ -111,6 +111,9 @@ func TestVersion2Files(t *testing.T) {
 	if diff := cmp.Diff(want, usage); err != nil || diff != "" {
 		t.Errorf("%v %s", err, diff)
 	}
+	if got := l.Relative("drawbridge-x"); got.Unified != group {
+		t.Errorf("a runtime makes it at %s, want %s", got.Unified, group)
+	}
 	l.Own = "/"
 	if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("cpu"), 0o644); err != nil {
 		t.Fatal(err)

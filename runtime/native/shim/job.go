@@ -36,8 +36,8 @@ type Job struct {
 	Bundle string // OCI bundle
 	// Runtime is the OCI runtime with its global flags.
 	Runtime []string
-	// Joins puts the runtime itself into the control group, for runtimes that
-	// make none. Otherwise the runtime makes one below it.
+	// Joins puts the runtime into a control group that the shim makes. Otherwise
+	// the runtime makes one itself, called GroupName, as the bundle says.
 	Joins bool
 	// Networkless starts the runtime in an empty network name space.
 	Networkless bool
@@ -45,8 +45,8 @@ type Job struct {
 	// sandbox alone; empty where the bundle names the workspace itself.
 	Workspace      string
 	WorkspaceMount string
-	// Limits are set through control groups where they can be written; nil
-	// makes none.
+	// Limits of the sandbox. They are held by control groups where those can be
+	// written.
 	Limits *cgroup.Limits
 	Logs   string // directory of the log
 	Start  link.Start
@@ -62,7 +62,6 @@ const (
 	controlFile = "control.sock"
 	statusFile  = "status.json"
 	stateDir    = "state"
-	pidFile     = "pid"
 	logFile     = "shim.log"
 )
 
@@ -77,8 +76,12 @@ func Control(dir string) string { return filepath.Join(dir, controlFile) }
 // Status returns the file in which the guest reports.
 func Status(dir string) string { return filepath.Join(dir, statusFile) }
 
-// State returns the directory of the OCI runtime's own state.
+// State returns the directory of what the OCI runtime writes.
 func State(dir string) string { return filepath.Join(dir, stateDir) }
+
+// pids returns where the runtime writes the number of the sandbox's process, by
+// way of another file in the same directory.
+func pids(dir string) string { return filepath.Join(State(dir), "sandbox.pid") }
 
 // Log returns the file of the shim's own complaints.
 func Log(dir string) string { return filepath.Join(dir, logFile) }
@@ -86,8 +89,9 @@ func Log(dir string) string { return filepath.Join(dir, logFile) }
 // Files lists what a shim may leave in dir, beside State.
 func Files(dir string) []string {
 	var all []string
-	for _, name := range []string{lockFile, sandboxFile, endFile, socketFile, controlFile, statusFile, pidFile, logFile} {
-		all = append(all, filepath.Join(dir, name))
+	for _, name := range []string{lockFile, sandboxFile, endFile, socketFile, controlFile, statusFile, logFile} {
+		// What a killed process has half written is there under its other name.
+		all = append(all, filepath.Join(dir, name), filepath.Join(dir, name)+".new")
 	}
 	return all
 }

@@ -97,7 +97,7 @@ func clean(dir string, notes Sandbox) error {
 		failed = append(failed, notes.Group.Remove())
 	}
 	failed = append(failed, os.RemoveAll(State(dir)))
-	for _, path := range []string{Socket(dir), Control(dir), filepath.Join(dir, pidFile)} {
+	for _, path := range []string{Socket(dir), Control(dir)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			failed = append(failed, err)
 		}

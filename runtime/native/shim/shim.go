@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -96,8 +97,9 @@ func readJob(from io.Reader) (*Job, error) {
 type keeper struct {
 	job     *Job
 	reaper  *reaper
-	notes   Sandbox
-	words   *tail // what the runtime printed
+	mu      sync.Mutex
+	notes   Sandbox // guarded by mu once the runtime has been started
+	words   *tail   // what the runtime printed
 	aborted <-chan os.Signal
 }
 
@@ -185,6 +187,9 @@ type guest struct {
 func (k *keeper) start() (*guest, error) {
 	if err := k.makeGroup(); err != nil {
 		return nil, err
+	}
+	if !k.job.Joins {
+		k.notes.Delete = append(append([]string{}, k.job.Runtime...), "delete", "--force", k.job.Run)
 	}
 	if err := k.note(); err != nil {
 		return nil, err
@@ -286,10 +291,13 @@ func (k *keeper) handedOver(keeper *link.Keeper, err error, control *os.File, en
 // replaced.
 func (k *keeper) prepare() (control *os.File, files link.Files, _ *link.Rendezvous, err error) {
 	dir := k.job.Dir
-	for _, path := range []string{Socket(dir), Control(dir), filepath.Join(dir, pidFile)} {
+	for _, path := range []string{Socket(dir), Control(dir), pids(dir)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, files, nil, err
 		}
+	}
+	if err := os.MkdirAll(State(dir), 0o700); err != nil {
+		return nil, files, nil, err
 	}
 	defer func() {
 		if err == nil {
@@ -314,15 +322,19 @@ func (k *keeper) prepare() (control *os.File, files link.Files, _ *link.Rendezvo
 	return control, files, rendezvous, err
 }
 
-// makeGroup makes the control group. Without the right to make one the sandbox
-// runs without: its notes say so.
+// makeGroup makes the control group, or notes where the runtime makes it. Without
+// the right to make one the sandbox runs without: its notes say so.
 func (k *keeper) makeGroup() error {
-	if k.job.Limits == nil {
+	if k.job.Limits == nil || !cgroup.Possible() {
 		return nil
 	}
 	layout, err := cgroup.Here()
-	if err == nil {
-		k.notes.Group, err = layout.Create(groupName(k.job.Run), *k.job.Limits)
+	switch {
+	case err != nil:
+	case k.job.Joins:
+		k.notes.Group, err = layout.Create(GroupName(k.job.Run), *k.job.Limits)
+	default:
+		k.notes.Group = layout.Relative(GroupName(k.job.Run))
 	}
 	if errors.Is(err, cgroup.ErrUnavailable) {
 		k.notes.Group = nil
@@ -335,13 +347,11 @@ func (k *keeper) makeGroup() error {
 	return nil
 }
 
-func groupName(run string) string { return "drawbridge-" + run }
+// GroupName is the name of the control group of a run's sandbox.
+func GroupName(run string) string { return "drawbridge-" + run }
 
 // note writes down what there is of the sandbox.
 func (k *keeper) note() error {
-	if !k.job.Joins {
-		k.notes.Delete = append(append([]string{}, k.job.Runtime...), "delete", "--force", k.job.Run)
-	}
 	return writeJSON(filepath.Join(k.job.Dir, sandboxFile), k.notes)
 }
 
@@ -358,8 +368,7 @@ func (k *keeper) spawn() (runtime, sandbox <-chan status, err error) {
 		return nil, nil, err
 	}
 	defer words.Close()
-	pids := filepath.Join(k.job.Dir, pidFile)
-	args := append(append([]string{}, k.job.Runtime...), "run", "--detach", "--pid-file", pids, "--bundle", k.job.Bundle, k.job.Run)
+	args := append(append([]string{}, k.job.Runtime...), "run", "--detach", "--pid-file", pids(k.job.Dir), "--bundle", k.job.Bundle, k.job.Run)
 	pid, err := k.fork(args, []uintptr{stdin.Fd(), words.Fd(), words.Fd()})
 	if err != nil {
 		return nil, nil, fmt.Errorf("start %s: %w", args[0], err)
@@ -369,7 +378,7 @@ func (k *keeper) spawn() (runtime, sandbox <-chan status, err error) {
 	go func() {
 		s := <-began
 		if !s.failed() {
-			k.follow(pids, ended)
+			k.follow(ended)
 		}
 		first <- s
 	}()
@@ -378,8 +387,8 @@ func (k *keeper) spawn() (runtime, sandbox <-chan status, err error) {
 
 // follow finds the process of the sandbox, which the runtime has left to this
 // process, and waits for it.
-func (k *keeper) follow(pids string, ended chan<- status) {
-	data, err := os.ReadFile(pids)
+func (k *keeper) follow(ended chan<- status) {
+	data, err := os.ReadFile(pids(k.job.Dir))
 	pid := 0
 	if err == nil {
 		pid, err = strconv.Atoi(strings.TrimSpace(string(data)))
@@ -390,6 +399,8 @@ func (k *keeper) follow(pids string, ended chan<- status) {
 	}
 	done := k.reaper.await(pid)
 	if p, err := identify(pid); err == nil {
+		k.mu.Lock()
+		defer k.mu.Unlock()
 		k.notes.Process = p
 		if err := k.note(); err != nil {
 			fmt.Fprintln(os.Stderr, "drawbridge-shim:", err) // it serves the clean-up after a kill only
@@ -451,6 +462,8 @@ func (k *keeper) usage() cgroup.Usage {
 // end kills what is left and takes away what was made.
 func (k *keeper) end() error {
 	err := k.killAll()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	return errors.Join(err, clean(k.job.Dir, k.notes))
 }
 

@@ -46,7 +46,7 @@ func (k *keeper) forkHere(args []string, fds []uintptr) (int, error) {
 			return 0, err
 		}
 	}
-	if group != nil && k.joins() {
+	if group != nil && k.job.Joins {
 		dir, err := group.Leaf()
 		if err != nil {
 			return 0, err
@@ -67,10 +67,6 @@ func (k *keeper) forkHere(args []string, fds []uintptr) (int, error) {
 	}
 	return pid, err
 }
-
-// joins tells whether the runtime is to be in the control group. One that makes
-// its own below does so relative to its own place, on version 1.
-func (k *keeper) joins() bool { return k.job.Joins || k.notes.Group.Unified == "" }
 
 // enter moves this thread into name spaces of its own.
 func (k *keeper) enter() error {
