@@ -102,6 +102,8 @@ func reasonOf(exit runtime.Exit, stopRequested bool) (EndReason, string) {
 		return EndOOM, "the run used more memory than it may; raise its memory limit"
 	case stopRequested:
 		return EndStopRequested, ""
+	case exit.Message != "":
+		return EndExited, exit.Message
 	case exit.Signal != 0:
 		return EndExited, "the command was ended by " + signalName(int(exit.Signal))
 	case exit.Code != 0:

@@ -181,7 +181,7 @@ type Exit struct {
 	Signal    syscall.Signal // the signal that ended it, zero if none
 	OOMKilled bool           // it was killed for want of memory
 	Cause     EndCause
-	Message   string    // what the guest had to say of a failed set-up, for a person
+	Message   string    // what is known beyond the rest, for a person; of a failed set-up always
 	At        time.Time // when it ended, by the clock of the sandbox's host
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
+	"github.com/drawbridge-mcp/drawbridge/runtime/native/cgroup"
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/rootfs"
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
@@ -122,13 +123,16 @@ func (p *plan) bundle(root string) *specs.Spec {
 
 // shareKernel adds what stands between a command and the host's own kernel.
 func (p *plan) shareKernel(s *specs.Spec, limits runtime.Resources) {
-	s.Linux.Resources = resources(limits)
+	s.Linux.Resources = nil
+	if cgroup.Possible() {
+		s.Linux.Resources = resources(limits)
+		s.Linux.CgroupsPath = shim.GroupName(p.spec.ID)
+	}
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	s.Linux.MaskedPaths = confine.MaskedPaths
 	s.Linux.ReadonlyPaths = confine.ReadonlyPaths
 	s.Linux.Seccomp = seccomp(confine.Filter())
 	s.Linux.RootfsPropagation = "private"
-	s.Linux.CgroupsPath = shim.GroupName(p.spec.ID)
 	s.Mounts = slices.Insert(s.Mounts, 1,
 		specs.Mount{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}},
 		specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "ro"}},

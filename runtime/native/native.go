@@ -172,7 +172,7 @@ func (d *Driver) engineFor(isolation runtime.Isolation) (*engine, error) {
 			return nil, fmt.Errorf("use the native runtime without gVisor: %w: %w; install runc, or allow gVisor", runtime.ErrUnavailable, err)
 		}
 		if os.Geteuid() != 0 {
-			return nil, fmt.Errorf("use the native runtime without gVisor: %w: runc cannot give a command an ordinary user unless root starts it; allow gVisor, or run drawbridge as root", runtime.ErrUnavailable)
+			return nil, fmt.Errorf("use the native runtime without gVisor: %w: runc has to be root of the sandbox itself, so that it could not give the command another user; allow gVisor, or run drawbridge as root", runtime.ErrUnavailable)
 		}
 	} else if e.program, err = d.find("drawbridge-gvisor"); err != nil {
 		return nil, err

@@ -162,7 +162,10 @@ func merge(x *link.Exit, end shim.End, limits runtime.Resources) runtime.Exit {
 	if x != nil {
 		exit = exitOf(x)
 	} else {
-		exit = runtime.Exit{Code: 128 + int(syscall.SIGKILL), Signal: syscall.SIGKILL, Cause: runtime.CauseExited, Message: end.Message, At: end.At}
+		exit = runtime.Exit{Code: 128 + int(syscall.SIGKILL), Signal: syscall.SIGKILL, Cause: runtime.CauseExited, Message: "the sandbox as a whole was ended", At: end.At}
+		if end.Message != "" {
+			exit.Message += ": " + end.Message
+		}
 		if end.Cause != "" {
 			exit.Cause = runtime.EndCause(end.Cause)
 		}
