@@ -10,7 +10,8 @@
 //
 // Unlike upstream's own main it leaves out the embedded checkpointgofer, a prebuilt
 // binary of 47 MB that reaches Google Cloud Storage, and with it checkpoints that go
-// there.
+// there. And it brings the filters of system calls for the common configurations
+// compiled, as upstream's releases do and its module does not.
 package main
 
 import (
@@ -27,7 +28,10 @@ const (
 	internal   = "internal use only"
 )
 
-func main() { cli.Run(nil, commands(), nil) }
+func main() {
+	registerFilters()
+	cli.Run(nil, commands(), nil)
+}
 
 func commands() map[util.SubCommand]string {
 	return map[util.SubCommand]string{
