@@ -79,6 +79,7 @@ func (d *Driver) spawn(ctx context.Context, e *engine, h *handle, start link.Sta
 		Bundle:      h.bundle(),
 		Runtime:     e.flags(shim.State(h.Dir)),
 		Joins:       e.isolation == runtime.IsolationGVisor,
+		Roomy:       e.isolation == runtime.IsolationGVisor,
 		Networkless: e.isolation == runtime.IsolationGVisor && os.Geteuid() == 0,
 		Limits:      &cgroup.Limits{MemoryBytes: h.Resources.MemoryBytes, CPUs: h.Resources.CPUs, Pids: h.Resources.PidsLimit},
 		Logs:        h.Logs,

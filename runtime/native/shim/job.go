@@ -39,6 +39,9 @@ type Job struct {
 	// Joins puts the runtime into a control group that the shim makes. Otherwise
 	// the runtime makes one itself, called GroupName, as the bundle says.
 	Joins bool
+	// Roomy starts the runtime with room for many descriptors, which saves gVisor
+	// time.
+	Roomy bool
 	// Networkless starts the runtime in an empty network name space.
 	Networkless bool
 	// Workspace is mounted at WorkspaceMount with mapped owners, for this

@@ -369,7 +369,11 @@ func (k *keeper) spawn() (runtime, sandbox <-chan status, err error) {
 	}
 	defer words.Close()
 	args := append(append([]string{}, k.job.Runtime...), "run", "--detach", "--pid-file", pids(k.job.Dir), "--bundle", k.job.Bundle, k.job.Run)
-	pid, err := k.fork(args, []uintptr{stdin.Fd(), words.Fd(), words.Fd()})
+	fds := []uintptr{stdin.Fd(), words.Fd(), words.Fd()}
+	if k.job.Roomy {
+		fds = withRoom(fds)
+	}
+	pid, err := k.fork(args, fds)
 	if err != nil {
 		return nil, nil, fmt.Errorf("start %s: %w", args[0], err)
 	}

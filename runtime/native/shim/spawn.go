@@ -68,6 +68,24 @@ func (k *keeper) forkHere(args []string, fds []uintptr) (int, error) {
 	return pid, err
 }
 
+// gvisorDescriptors is how many descriptors a process of gVisor's sandbox has room
+// for: it moves its standard streams to 253 and up.
+const gvisorDescriptors = 256
+
+// withRoom returns descriptors for a child, the first of them once more near the end
+// of that room. The kernel gives a process the table that its parent's highest
+// descriptor needs. One with several threads, as gVisor is when it moves its streams,
+// waits for all processors before its table grows, for eight milliseconds and more.
+func withRoom(descriptors []uintptr) []uintptr {
+	const closed = ^uintptr(0)
+	first := descriptors[0]
+	// A few places stay free, for the child to move descriptors by way of.
+	for len(descriptors) < gvisorDescriptors-4 {
+		descriptors = append(descriptors, closed)
+	}
+	return append(descriptors, first)
+}
+
 // enter moves this thread into name spaces of its own.
 func (k *keeper) enter() error {
 	flags := 0
