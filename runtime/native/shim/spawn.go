@@ -181,3 +181,28 @@ func (r *reaper) await(pid int) <-chan status {
 	r.asked[pid] = waiting
 	return waiting
 }
+
+// status is how a process ended.
+type status struct {
+	code, signal int
+	lost         bool // nobody knows
+}
+
+func statusOf(w syscall.WaitStatus) status {
+	if w.Signaled() {
+		return status{code: 128 + int(w.Signal()), signal: int(w.Signal())}
+	}
+	return status{code: w.ExitStatus()}
+}
+
+func (s status) failed() bool { return s.code != 0 || s.lost }
+
+func (s status) String() string {
+	switch {
+	case s.lost:
+		return "an unknown end"
+	case s.signal != 0:
+		return fmt.Sprintf("signal %d", s.signal)
+	}
+	return fmt.Sprintf("exit code %d", s.code)
+}
