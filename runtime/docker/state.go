@@ -137,7 +137,8 @@ func (h *handle) abandoned() bool {
 }
 
 // killed tells whether a command may have been ended by the kernel for want of
-// memory, which only the engine knows.
+// memory. The engine knows that, though not always in time, and the guest where it
+// sees the sandbox's control group.
 func killed(x runtime.Exit) bool {
 	return x.Cause != runtime.CauseDeadline && (x.Signal == syscall.SIGKILL || x.Code == 128+int(syscall.SIGKILL))
 }
@@ -158,7 +159,7 @@ func merge(said link.Status, state *container.State) runtime.Exit {
 			exit.Signal = syscall.Signal(number)
 		}
 	}
-	exit.OOMKilled = state.OOMKilled && killed(exit)
+	exit.OOMKilled = (state.OOMKilled || said.Exit != nil && said.Exit.OOMKilled) && killed(exit)
 	return exit
 }
 

@@ -86,6 +86,9 @@ func (d *Driver) finish(ctx context.Context, h *handle, said link.Status, state 
 	if said.Exit != nil && !killed(merge(said, &container.State{})) {
 		return merge(said, &container.State{}), nil
 	}
+	if read, err := link.ReadStatus(h.status()); h.Mode == modeDirect && err == nil && read.Exit != nil {
+		said = read // it says more than an attached client hears
+	}
 	bound, cancel := context.WithTimeout(ctx, endTime)
 	defer cancel()
 	for state == nil || state.Running {

@@ -166,7 +166,7 @@ func (r *run) finish(startErr error, signals <-chan os.Signal) int {
 		pumps = r.startPumps(&copies)
 		exit.Reason = r.watch(signals)
 		exit.Code, exit.Signal = exitOf(r.child.status)
-		exit.At = time.Now()
+		exit.At, exit.OOMKilled = time.Now(), memoryKills()
 	}
 	// Execs end here too: nothing outlives the command.
 	killAll(unix.SIGKILL)

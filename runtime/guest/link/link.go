@@ -139,6 +139,10 @@ type Exit struct {
 	Reason  string // one of the reasons above
 	Message string // what went wrong, for a person, where Reason is ReasonSetupFailed
 	At      time.Time
+	// OOMKilled says that the kernel killed a process of the sandbox for want
+	// of memory, which need not be the command itself. It is in the status and
+	// not in what attached clients are sent.
+	OOMKilled bool
 }
 
 // Size is the size of a terminal in characters.

@@ -56,6 +56,7 @@ func TestStatusSurvivesItsFile(t *testing.T) {
 		{StartedAt: someTime.UTC(), Exit: &Exit{Code: 127, Reason: ReasonSetupFailed, Message: `no "such" \ file: ü`, At: someTime.UTC()}},
 		{StartedAt: someTime.UTC()},
 		{Exit: &Exit{Code: 137, Signal: 9, Reason: ReasonDeadline, At: someTime.UTC()}},
+		{Exit: &Exit{Code: 137, Signal: 9, Reason: ReasonExited, At: someTime.UTC(), OOMKilled: true}},
 	} {
 		if err := WriteStatus(f, want); err != nil {
 			t.Fatal(err)

@@ -42,7 +42,11 @@ func appendStatus(b []byte, s Status) []byte {
 		}
 		b = append(b, `","at":"`...)
 		b = x.At.UTC().AppendFormat(b, time.RFC3339Nano)
-		b = append(b, `"}`...)
+		b = append(b, '"')
+		if x.OOMKilled {
+			b = append(b, `,"oom_killed":true`...)
+		}
+		b = append(b, '}')
 	}
 	return append(b, '}')
 }
@@ -90,11 +94,12 @@ func parseStatus(b []byte) (Status, error) {
 	var doc struct {
 		StartedAt time.Time `json:"started_at"`
 		Exit      *struct {
-			Code    int       `json:"code"`
-			Signal  int       `json:"signal"`
-			Reason  string    `json:"reason"`
-			Message string    `json:"message"`
-			At      time.Time `json:"at"`
+			Code      int       `json:"code"`
+			Signal    int       `json:"signal"`
+			Reason    string    `json:"reason"`
+			Message   string    `json:"message"`
+			At        time.Time `json:"at"`
+			OOMKilled bool      `json:"oom_killed"`
 		} `json:"exit"`
 	}
 	if err := json.Unmarshal(b, &doc); err != nil {
@@ -102,7 +107,7 @@ func parseStatus(b []byte) (Status, error) {
 	}
 	s := Status{StartedAt: doc.StartedAt}
 	if doc.Exit != nil {
-		x := Exit{Code: doc.Exit.Code, Signal: doc.Exit.Signal, Reason: doc.Exit.Reason, Message: cleanMessage(doc.Exit.Message), At: doc.Exit.At}
+		x := Exit{Code: doc.Exit.Code, Signal: doc.Exit.Signal, Reason: doc.Exit.Reason, Message: cleanMessage(doc.Exit.Message), At: doc.Exit.At, OOMKilled: doc.Exit.OOMKilled}
 		if !x.valid() {
 			return Status{}, fmt.Errorf("impossible exit %+v: %w", x, ErrProtocol)
 		}
