@@ -94,6 +94,8 @@ func reasonOf(exit runtime.Exit, stopRequested bool) (EndReason, string) {
 	switch {
 	case exit.Cause == runtime.CauseSetupFailed:
 		return EndSetupFailed, exit.Message
+	case exit.Cause == runtime.CauseLost && exit.Message != "":
+		return EndLost, exit.Message
 	case exit.Cause == runtime.CauseLost:
 		return EndLost, "the process that kept the sandbox was ended, and the command with it"
 	case exit.Cause == runtime.CauseDeadline:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/docker/docker/api/types/container"
@@ -110,7 +111,29 @@ func (d *Driver) finish(ctx context.Context, h *handle, said link.Status, state 
 			break
 		}
 	}
-	return merge(said, state), nil
+	return h.explain(merge(said, state), said), nil
+}
+
+// gvisorFailed is the exit code of a gVisor sandbox that could not go on.
+const gvisorFailed = 2
+
+// explain names an end of which neither the guest nor the engine says more than a
+// code, as gVisor ends a sandbox as a whole: where the limit of processes keeps its
+// kernel from making a thread, and where the kernel of the host kills it for want of
+// memory. Of the latter the engine hears only if it looks before the sandbox's
+// control group is gone.
+func (h *handle) explain(exit runtime.Exit, said link.Status) runtime.Exit {
+	if h.Isolation != runtime.IsolationGVisor || said.Exit != nil || exit.Cause != runtime.CauseExited || exit.OOMKilled {
+		return exit
+	}
+	switch exit.Code {
+	case gvisorFailed:
+		exit.Cause = runtime.CauseLost
+		exit.Message = "gVisor could not go on and ended the whole sandbox, as it does when a run starts more processes than it may; raise its limit of processes if it needs them"
+	case 128 + int(syscall.SIGKILL):
+		exit.Message = "the whole sandbox was killed; where nobody asked for that, it used more memory than it may; raise its memory limit"
+	}
+	return exit
 }
 
 // exitCode is the engine's word that a container has stopped.
