@@ -6,7 +6,7 @@ package confine
 //
 // What stays visible, because programs need it or the kernel has no other view:
 // the kernel's version (uname), the machine's memory, load, uptime and processors
-// (/proc/meminfo, loadavg, uptime, cpuinfo, stat; sysinfo(2) says the same), and
+// (/proc/meminfo, loadavg, uptime, cpuinfo, stat, vmstat; sysinfo(2) says the same), and
 // in /proc/self/mountinfo the paths on the host of what is mounted from it. gVisor
 // shows none of these.
 var MaskedPaths = []string{
@@ -27,6 +27,7 @@ var MaskedPaths = []string{
 	"/proc/config.gz",
 	"/proc/consoles",
 	"/proc/diskstats",
+	"/proc/dma",
 	"/proc/driver",
 	"/proc/fs",
 	"/proc/interrupts",
@@ -43,6 +44,8 @@ var MaskedPaths = []string{
 	"/proc/mtrr",
 	"/proc/pagetypeinfo",
 	"/proc/partitions",
+	"/proc/pressure",
+	"/proc/schedstat",
 	"/proc/slabinfo",
 	"/proc/softirqs",
 	"/proc/swaps",
@@ -53,6 +56,7 @@ var MaskedPaths = []string{
 	"/proc/zoneinfo",
 	"/sys/block",
 	"/sys/bus",
+	"/sys/class/block",
 	"/sys/dev",
 	"/sys/fs/ext4",
 	"/sys/fs/xfs",

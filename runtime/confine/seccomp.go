@@ -2,6 +2,7 @@ package confine
 
 import (
 	"encoding/json"
+	"slices"
 	"sync"
 )
 
@@ -16,7 +17,9 @@ import (
 //     socket that getifaddrs(3) uses. That shuts out vsock, the kernel's crypto
 //     API, netfilter and packet sockets.
 //   - No io_uring, userfaultfd, keyrings, modify_ldt, new name spaces or mounts.
-//   - Characters cannot be put into a terminal's input (TIOCSTI, TIOCLINUX).
+//   - Characters cannot be put into a terminal's input (TIOCSTI, TIOCLINUX), and
+//     its line discipline cannot be changed (TIOCSETD), which loads modules.
+//   - The limits of other processes cannot be changed: PID 1 has the command's user.
 //   - Only the native system calls: 32-bit and x32 programs do not run, because
 //     they reach the same kernel by entries whose arguments a filter cannot see.
 //
@@ -28,6 +31,7 @@ const (
 	allow     = "SCMP_ACT_ALLOW"
 	refuse    = "SCMP_ACT_ERRNO"
 	equal     = "SCMP_CMP_EQ"
+	notEqual  = "SCMP_CMP_NE"
 	maskedEQ  = "SCMP_CMP_MASKED_EQ"
 	errnoPerm = 1
 	errnoSys  = 38
@@ -44,12 +48,16 @@ const (
 	familyIPv6    = 10
 	familyNetlink = 16
 
+	// ownProcess is how getrlimit(3) and setrlimit(3) name the calling process.
+	ownProcess = 0
+
 	// newSpaces are the CLONE_NEW* flags: mount, cgroup, UTS, IPC, user, PID
 	// and network name spaces.
 	newSpaces = 0x00020000 | 0x02000000 | 0x04000000 | 0x08000000 | 0x10000000 | 0x20000000 | 0x40000000
 
 	ioctlTIOCSTI   = 0x5412
 	ioctlTIOCLINUX = 0x541c
+	ioctlTIOCSETD  = 0x5423
 )
 
 type (
@@ -102,6 +110,7 @@ func Filter() Profile {
 		// PER_LINUX, PER_LINUX32, each also with UNAME26, and the query.
 		p.allow("personality", is(0, value))
 	}
+	p.allow("prlimit64", is(0, ownProcess))
 	p.allowModes()
 	p.allowSockets()
 	p.allowIoctls()
@@ -109,8 +118,8 @@ func Filter() Profile {
 }
 
 // ModeFilter returns a filter for sandboxes with a kernel of their own. It refuses
-// one thing, which would reach the host by the files of the workspace: to make
-// set-user-ID and set-group-ID files.
+// what would reach the host by the files of the workspace, to make set-user-ID and
+// set-group-ID files, and what that kernel lets a command do to the guest.
 func ModeFilter() Profile {
 	p := Profile{DefaultAction: allow, ArchMap: archs()}
 	perm := uint(errnoPerm)
@@ -128,6 +137,7 @@ func ModeFilter() Profile {
 		refuseModes("open", 2, masked(1, bit, bit))
 		refuseModes("openat", 3, masked(2, bit, bit))
 	}
+	p.Syscalls = append(p.Syscalls, Calls{Names: []string{"prlimit64"}, Action: refuse, ErrnoRet: &perm, Args: []Arg{{Index: 0, Value: ownProcess, Op: notEqual}}})
 	noSys := uint(errnoSys)
 	p.Syscalls = append(p.Syscalls, Calls{Names: []string{"openat2"}, Action: refuse, ErrnoRet: &noSys})
 	return p
@@ -196,22 +206,27 @@ func (p *Profile) allowSockets() {
 	}
 }
 
-// allowIoctls allows every ioctl but TIOCSTI and TIOCLINUX. The filter has no
-// "is not" for a part of an argument, and the kernel looks at the lower half of
-// this one only; so a request passes if any one bit is different from what both
-// have in common, or if it is one of the few others that share all of those bits.
+// refusedRequests are the requests of ioctl(2) that reach beyond a descriptor.
+var refusedRequests = []uint64{ioctlTIOCSTI, ioctlTIOCLINUX, ioctlTIOCSETD}
+
+// allowIoctls allows every ioctl but refusedRequests. The filter has no "is none of"
+// for a part of an argument, and the kernel looks at the lower half of this one
+// only. So a request passes if its upper bits, down to any one, are those of no
+// refused request: each rule stands for one branch of the tree of all requests.
 func (p *Profile) allowIoctls() {
 	const bits = 32
-	differ := uint64(ioctlTIOCSTI ^ ioctlTIOCLINUX)
-	for bit := uint64(1); bit < 1<<bits; bit <<= 1 {
-		if bit&differ == 0 {
-			p.allow("ioctl", masked(1, bit, bit&^ioctlTIOCSTI))
+	for bit := bits - 1; bit >= 0; bit-- {
+		mask := (uint64(1)<<bits - 1) >> bit << bit
+		var branches []uint64
+		for _, request := range refusedRequests {
+			branch := (request ^ 1<<bit) & mask
+			leads := func(request uint64) bool { return request&mask == branch }
+			if !slices.ContainsFunc(refusedRequests, leads) && !slices.Contains(branches, branch) {
+				branches = append(branches, branch)
+			}
 		}
-	}
-	for part := uint64(0); part <= differ; part++ {
-		request := ioctlTIOCSTI&^differ | part
-		if part&^differ == 0 && request != ioctlTIOCSTI && request != ioctlTIOCLINUX {
-			p.allow("ioctl", masked(1, 1<<bits-1, request))
+		for _, branch := range branches {
+			p.allow("ioctl", masked(1, mask, branch))
 		}
 	}
 }
@@ -245,7 +260,7 @@ var allowedCalls = []string{
 	"mprotect", "mq_getsetattr", "mq_notify", "mq_open", "mq_timedreceive", "mq_timedsend", "mq_unlink",
 	"mremap", "mseal", "msgctl", "msgget", "msgrcv", "msgsnd", "msync", "munlock", "munlockall", "munmap",
 	"nanosleep", "newfstatat", "pause", "pidfd_open", "pidfd_send_signal", "pipe", "pipe2", "pkey_alloc",
-	"pkey_free", "pkey_mprotect", "poll", "ppoll", "prctl", "pread64", "preadv", "preadv2", "prlimit64",
+	"pkey_free", "pkey_mprotect", "poll", "ppoll", "prctl", "pread64", "preadv", "preadv2",
 	"process_mrelease", "process_vm_readv", "process_vm_writev", "pselect6", "ptrace", "pwrite64", "pwritev",
 	"pwritev2", "read", "readahead", "readlink", "readlinkat", "readv", "recvfrom", "recvmmsg", "recvmsg",
 	"removexattr", "removexattrat", "rename", "renameat", "renameat2", "restart_syscall", "rmdir", "rseq",
