@@ -31,7 +31,12 @@ func TestMain(m *testing.M) {
 }
 
 func conform(t *testing.T, options Options) {
-	runtimetest.Run(t, runtimetest.Harness{
+	t.Helper()
+	runtimetest.Run(t, harness(options))
+}
+
+func harness(options Options) runtimetest.Harness {
+	return runtimetest.Harness{
 		New: func(t testing.TB) runtime.Runtime {
 			return newDriver(t, options)
 		},
@@ -42,7 +47,7 @@ func conform(t *testing.T, options Options) {
 			through.Host, through.CallTimeout = "unix://"+proxy.path, time.Second
 			return newDriver(t, through), proxy.hang
 		},
-	})
+	}
 }
 
 func newDriver(t testing.TB, options Options) *Driver {
@@ -55,7 +60,10 @@ func newDriver(t testing.TB, options Options) *Driver {
 	return d
 }
 
-var no = false
+var (
+	yes = true
+	no  = false
+)
 
 func TestConformanceDirect(t *testing.T) {
 	t.Parallel()
@@ -69,6 +77,13 @@ func TestConformanceEngineStreams(t *testing.T) {
 
 func TestConformanceGVisor(t *testing.T) {
 	t.Parallel()
+	needGVisor(t)
+	conform(t, Options{Sandbox: &yes})
+}
+
+// needGVisor ends the test where the engine does not offer gVisor.
+func needGVisor(t *testing.T) {
+	t.Helper()
 	d := newDriver(t, Options{})
 	defer d.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -81,8 +96,6 @@ func TestConformanceGVisor(t *testing.T) {
 		// A feature of the engine, which a pipeline need not have.
 		t.Skip("this Docker engine does not offer gVisor")
 	}
-	required := true
-	conform(t, Options{Sandbox: &required})
 }
 
 // proxy passes connections on to the engine until it hangs; then it takes them

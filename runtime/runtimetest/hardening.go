@@ -16,35 +16,13 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
+// testHardening checks what a sandbox is; what it keeps from the host is for
+// Isolation to attack.
 func (s *suite) testHardening(t *testing.T) {
 	t.Run("what the kernel says of a command", func(t *testing.T) {
 		t.Parallel()
 		_, status := s.run(t, "cat", "/proc/self/status")
 		wantStatus(t, status)
-	})
-	t.Run("forbidden calls", func(t *testing.T) {
-		t.Parallel()
-		_, text := s.run(t, programPath, "forbidden")
-		s.wantRefused(t, text, 30)
-	})
-	t.Run("the guest cannot be reached", func(t *testing.T) {
-		t.Parallel()
-		_, text := s.run(t, programPath, "reach-guest")
-		s.wantRefused(t, text, 5)
-	})
-	t.Run("nothing set-user-ID is left", func(t *testing.T) {
-		t.Parallel()
-		b := s.start(t, s.spec(t, programPath, "forbidden"))
-		b.wait()
-		entries, err := os.ReadDir(b.spec.Workspace)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, entry := range entries {
-			if info, err := entry.Info(); err != nil || info.Mode()&(os.ModeSetuid|os.ModeSetgid|os.ModeDevice) != 0 {
-				t.Errorf("%s has mode %v (%v)", entry.Name(), info.Mode(), err)
-			}
-		}
 	})
 	t.Run("no network", func(t *testing.T) {
 		t.Parallel()
@@ -55,18 +33,8 @@ func (s *suite) testHardening(t *testing.T) {
 	})
 	t.Run("places to write", func(t *testing.T) {
 		t.Parallel()
-		_, text := s.run(t, "sh", "-c", `for d in / /bin /etc /run /run/drawbridge /dev /sys /proc/sys/kernel; do touch $d/x 2>/dev/null && echo "$d"; done; touch /tmp/x /dev/shm/x /workspace/x && echo fine; dd if=/dev/zero of=/tmp/big bs=1M count=200 2>/dev/null || echo full`)
-		if text != "fine\n" {
-			t.Errorf("got %q", text)
-		}
-	})
-	t.Run("a bounded /tmp", func(t *testing.T) {
-		t.Parallel()
-		spec := s.spec(t, "sh", "-c", "dd if=/dev/zero of=/tmp/big bs=1M count=64 2>/dev/null || echo full; rm /tmp/big; printf '#!/bin/sh\\necho runs\\n' >/tmp/p; chmod +x /tmp/p; /tmp/p")
-		spec.Resources.TmpBytes = 16 << 20
-		b := s.start(t, spec)
-		b.wait()
-		if text := b.output(); text != "full\nruns\n" {
+		_, text := s.run(t, "sh", "-c", `for d in / /bin /etc /run /run/drawbridge /dev /sys /proc/sys/kernel; do touch $d/x 2>/dev/null && echo "$d"; done; touch /tmp/x /dev/shm/x /workspace/x && echo fine; dd if=/dev/zero of=/tmp/big bs=1M count=200 2>/dev/null || echo full; printf '#!/bin/sh\necho runs\n' >/tmp/p; chmod +x /tmp/p; /tmp/p`)
+		if text != "fine\nruns\n" {
 			t.Errorf("got %q", text)
 		}
 	})
@@ -89,24 +57,6 @@ func (s *suite) testHardening(t *testing.T) {
 		text := b.output()
 		if !strings.HasPrefix(text, "of-the-run /tmp\n") || strings.Count(text, "of-the-run") != 1 {
 			t.Errorf("got %q", text)
-		}
-	})
-	t.Run("facts of the host", func(t *testing.T) {
-		t.Parallel()
-		_, text := s.run(t, "sh", "-c", "cat /proc/cmdline /proc/interrupts /proc/sys/kernel/random/boot_id /proc/kallsyms /proc/modules 2>/dev/null; ls /sys/module 2>/dev/null; ls /sys/block 2>/dev/null; hostname")
-		own, err := os.Hostname()
-		if err != nil {
-			t.Fatal(err)
-		}
-		boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-		if err == nil && strings.Contains(text, strings.TrimSpace(string(boot))) {
-			t.Errorf("the host's boot ID is visible")
-		}
-		if strings.TrimSpace(text) == own {
-			t.Errorf("the host's name is visible")
-		}
-		if s.can.Isolation == runtime.IsolationRunc && strings.Count(text, "\n") != 1 {
-			t.Errorf("visible: %.500q", text)
 		}
 	})
 }
@@ -133,26 +83,10 @@ func wantStatus(t *testing.T, status string) {
 	}
 }
 
-// wantRefused checks that everything that was tried was refused.
-func (s *suite) wantRefused(t *testing.T, text string, atLeast int) {
-	t.Helper()
-	if refused := strings.Count(text, "refused "); refused < atLeast && s.can.Isolation == runtime.IsolationRunc {
-		t.Errorf("%d attempts were refused, want %d or more: %s", refused, atLeast, text)
-	}
-	if s.can.Isolation != runtime.IsolationRunc {
-		return // the calls reach a kernel of the sandbox's own
-	}
-	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "POSSIBLE") {
-			t.Errorf("from inside: %s", line)
-		}
-	}
-}
-
 // ownerOf returns the user that a file belongs to on the host.
 func ownerOf(t *testing.T, path string) string {
 	t.Helper()
-	info, err := os.Stat(path)
+	info, err := os.Lstat(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,10 @@ func AsUser(t *testing.T, name string) {
 		t.Fatal(err)
 	}
 	test := filepath.Join(programs, "test")
-	files := map[string]string{self: test, Build(t, "./runtime/runtimetest/testprog", "testprog"): filepath.Join(programs, "testprog"), Busybox(t): filepath.Join(programs, "busybox")}
+	files := map[string]string{self: test, Busybox(t): filepath.Join(programs, "busybox")}
+	for _, program := range []string{"testprog", "attackprog"} {
+		files[Build(t, "./runtime/runtimetest/"+program, program)] = filepath.Join(programs, program)
+	}
 	for _, program := range []string{"drawbridge-guest-linux-" + goruntime.GOARCH, "drawbridge-shim", "drawbridge-gvisor"} {
 		files[filepath.Join(ProgramDir(t), program)] = filepath.Join(programs, program)
 	}
