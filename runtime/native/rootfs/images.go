@@ -317,23 +317,6 @@ func lock(ctx context.Context, path string) (func(), error) {
 	}
 }
 
-// removeAll removes a tree, also where its directories are closed to their owner.
-func removeAll(dir string) error {
-	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		if err != nil || !d.IsDir() {
-			return err
-		}
-		return os.Chmod(name, 0o700) //nolint:gosec // G122: nobody but this process changes the tree, sandboxes see it read-only
-	})
-	if err != nil {
-		return fmt.Errorf("remove an unpacked image: %w", err)
-	}
-	return os.RemoveAll(dir)
-}
-
 // Limits of one unpacked image.
 const (
 	maxBytes   = 32 << 30

@@ -13,11 +13,11 @@ package rootfs
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -102,28 +102,40 @@ func (r *Root) users(u User) {
 	r.file("/etc/hostname", Hostname+"\n", 0o444)
 }
 
+// kernelPlaces are mounted over by the sandbox itself; nothing else goes there.
+var kernelPlaces = []string{"/proc", "/sys", "/dev"}
+
 // AddTarget makes sure that there is a place at target where something can be
 // mounted: a directory or a file.
 func (r *Root) AddTarget(target string, isDir bool) error {
-	target = path.Clean(target)
-	for _, b := range r.Binds {
-		rest, inside := strings.CutPrefix(target, b.Target+"/")
-		if !inside {
-			continue
-		}
-		info, err := os.Lstat(filepath.Join(b.Source, rest))
-		if err != nil || info.IsDir() != isDir || info.Mode()&fs.ModeSymlink != 0 {
-			return fmt.Errorf("mount something at %s: the read-only directory %s has no place for it; choose a target under /mnt, /opt or %s", target, b.Target, runtime.WorkspacePath)
-		}
-		return nil
+	refuse := func(why string) error {
+		return fmt.Errorf("mount something at %s: %s; choose a target under /mnt, /opt or %s", target, why, runtime.WorkspacePath)
 	}
-	for dir := path.Dir(target); dir != "/"; dir = path.Dir(dir) {
-		if e, ok := r.entries[dir]; ok && (e.link != "" || e.file) {
-			return fmt.Errorf("mount something at %s: %s is no directory; choose a target under /mnt, /opt or %s", target, dir, runtime.WorkspacePath)
+	if !path.IsAbs(target) {
+		return refuse("it is not an absolute path")
+	}
+	target = path.Clean(target)
+	if target == "/" {
+		return refuse("that is the sandbox's own root")
+	}
+	for _, no := range kernelPlaces {
+		if within(target, no) {
+			return refuse(no + " belongs to the sandbox itself")
 		}
+	}
+	for _, b := range r.Binds {
+		if target != b.Target && within(target, b.Target) {
+			if !hasPlace(b.Source, strings.TrimPrefix(target, b.Target+"/"), isDir) {
+				return refuse("the read-only directory " + b.Target + " has no place for it")
+			}
+			return nil
+		}
+	}
+	if at := r.obstacle(target); at != "" {
+		return refuse(at + " is no directory")
 	}
 	if e, ok := r.entries[target]; ok && (e.link != "" || e.file == isDir) {
-		return fmt.Errorf("mount something at %s: there is something else in the sandbox; choose a target under /mnt, /opt or %s", target, runtime.WorkspacePath)
+		return refuse("there is something else in the sandbox")
 	}
 	if isDir {
 		r.dir(target)
@@ -131,6 +143,39 @@ func (r *Root) AddTarget(target string, isDir bool) error {
 		r.file(target, "", 0o444)
 	}
 	return nil
+}
+
+// within tells whether name is dir or inside of it.
+func within(name, dir string) bool {
+	return name == dir || strings.HasPrefix(name, strings.TrimSuffix(dir, "/")+"/")
+}
+
+// hasPlace tells whether something can be mounted at rest inside of the host
+// directory source. A link on the way leads elsewhere in the sandbox than here, so
+// that it is no way.
+func hasPlace(source, rest string, isDir bool) bool {
+	root, err := os.OpenRoot(source)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	for at := path.Dir(rest); at != "."; at = path.Dir(at) {
+		if info, err := root.Lstat(at); err != nil || !info.IsDir() {
+			return false
+		}
+	}
+	info, err := root.Lstat(rest)
+	return err == nil && (isDir && info.IsDir() || !isDir && info.Mode().IsRegular())
+}
+
+// obstacle returns what of the skeleton is above name and no directory, or nothing.
+func (r *Root) obstacle(name string) string {
+	for dir := path.Dir(name); dir != "/"; dir = path.Dir(dir) {
+		if e, ok := r.entries[dir]; ok && (e.link != "" || e.file) {
+			return dir
+		}
+	}
+	return ""
 }
 
 // make makes the skeleton in dir, which is empty.
@@ -173,9 +218,12 @@ func (e entry) make(root *os.Root, name string) error {
 	case e.link != "":
 		return root.Symlink(e.link, name)
 	case e.file:
-		if err := root.WriteFile(name, []byte(e.data), 0o600); err != nil {
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
 			return err
 		}
+		_, err = f.WriteString(e.data)
+		return errors.Join(err, f.Chmod(e.mode), f.Close())
 	default:
 		if err := root.Mkdir(name, 0o700); err != nil {
 			return err

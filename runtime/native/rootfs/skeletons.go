@@ -67,7 +67,7 @@ func (s *Skeletons) prune(now time.Time) {
 	}
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > unusedFor {
-			_ = removeAll(filepath.Join(s.dir, e.Name()))
+			_ = remove(filepath.Join(s.dir, e.Name()))
 		}
 	}
 }
