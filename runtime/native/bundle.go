@@ -100,18 +100,21 @@ func (p *plan) bundle(root string) *specs.Spec {
 			Namespaces: []specs.LinuxNamespace{
 				{Type: specs.PIDNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}, {Type: specs.MountNamespace},
 			},
-			// For what the sandbox is told of its memory; the shim holds it
-			// to that.
-			Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &limits.MemoryBytes}},
 		},
 	}
+	hostPids := limits.PidsLimit
 	if p.engine.isolation == runtime.IsolationRunc {
-		p.shareKernel(s, limits)
+		p.shareKernel(s)
 	} else {
+		hostPids = limits.PidsLimit*hostTasks + sentryTasks
 		// Its own kernel counts; on the host one of its processes is several.
 		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(limits.PidsLimit), Soft: uint64(limits.PidsLimit)})
 		// The kernel is the sandbox's own; the files of the workspace are not.
 		s.Linux.Seccomp = seccomp(confine.ModeFilter())
+	}
+	if cgroup.Possible() {
+		s.Linux.CgroupsPath = shim.GroupName(p.spec.ID)
+		s.Linux.Resources = resources(limits, hostPids)
 	}
 	if p.ordinary() {
 		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
@@ -122,12 +125,7 @@ func (p *plan) bundle(root string) *specs.Spec {
 }
 
 // shareKernel adds what stands between a command and the host's own kernel.
-func (p *plan) shareKernel(s *specs.Spec, limits runtime.Resources) {
-	s.Linux.Resources = nil
-	if cgroup.Possible() {
-		s.Linux.Resources = resources(limits)
-		s.Linux.CgroupsPath = shim.GroupName(p.spec.ID)
-	}
+func (p *plan) shareKernel(s *specs.Spec) {
 	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.CgroupNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	s.Linux.MaskedPaths = confine.MaskedPaths
 	s.Linux.ReadonlyPaths = confine.ReadonlyPaths
@@ -143,14 +141,22 @@ func (p *plan) shareKernel(s *specs.Spec, limits runtime.Resources) {
 	s.Mounts = slices.Insert(slices.Delete(s.Mounts, at, at+1), 1, dev)
 }
 
-// resources are the limits as runc holds them; there is no swap.
-func resources(limits runtime.Resources) *specs.LinuxResources {
+// gVisor's kernel holds a sandbox to its limit of processes. The host's limit is
+// for the case that it does not: it leaves room for the processes and threads that
+// gVisor uses for one of the sandbox's, and for its own.
+const (
+	hostTasks   = 4
+	sentryTasks = 256
+)
+
+// resources are the limits that the host's kernel holds; there is no swap.
+func resources(limits runtime.Resources, pids int64) *specs.LinuxResources {
 	const period = 100_000 // microseconds
 	quota, length := int64(limits.CPUs*period), uint64(period)
 	return &specs.LinuxResources{
 		Memory: &specs.LinuxMemory{Limit: &limits.MemoryBytes, Swap: &limits.MemoryBytes},
 		CPU:    &specs.LinuxCPU{Quota: &quota, Period: &length},
-		Pids:   &specs.LinuxPids{Limit: limits.PidsLimit},
+		Pids:   &specs.LinuxPids{Limit: pids},
 	}
 }
 

@@ -215,19 +215,21 @@ func (e *engine) flags(state string) []string {
 	if e.isolation == runtime.IsolationRunc {
 		return []string{e.program, "--root", state}
 	}
-	return []string{
+	flags := []string{
 		e.program, "--root", state,
 		// The only one that needs nothing of the machine.
 		"--platform=systrap",
 		// There is no way out but the sockets that are mounted.
 		"--network=none", "--host-uds=open",
-		// The shim puts the whole sandbox into control groups.
-		"--ignore-cgroups",
 		"--oci-seccomp",
 		// What is not bound read-only is in memory; nothing is left in Dir.
 		"--overlay2=none",
 		"--gofer-network-namespace=host",
 	}
+	if !cgroup.Possible() {
+		flags = append(flags, "--ignore-cgroups")
+	}
+	return flags
 }
 
 // errUnsupported wraps what a spec asks for and this driver cannot give.

@@ -15,14 +15,6 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
 
-// gVisor's kernel holds a sandbox to its limit of processes. The host's limit is
-// for the case that it does not: it leaves room for the processes and threads that
-// gVisor uses for one of the sandbox's, and for its own.
-const (
-	hostTasks   = 4
-	sentryTasks = 256
-)
-
 // Start starts a shim, which starts the sandbox, and returns when the command runs.
 // When the caller is killed meanwhile, the shim goes on by itself.
 func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.StartOptions) error {
@@ -78,16 +70,13 @@ func (d *Driver) spawn(ctx context.Context, e *engine, h *handle, start link.Sta
 		Dir:         h.Dir,
 		Bundle:      h.bundle(),
 		Runtime:     e.flags(shim.State(h.Dir)),
-		Joins:       e.isolation == runtime.IsolationGVisor,
+		Delete:      e.isolation == runtime.IsolationRunc,
 		Roomy:       e.isolation == runtime.IsolationGVisor,
 		Networkless: e.isolation == runtime.IsolationGVisor && os.Geteuid() == 0,
 		Limits:      &cgroup.Limits{MemoryBytes: h.Resources.MemoryBytes, CPUs: h.Resources.CPUs, Pids: h.Resources.PidsLimit},
 		Logs:        h.Logs,
 		Start:       start,
 		Within:      d.options.StartTimeout,
-	}
-	if e.isolation == runtime.IsolationGVisor {
-		job.Limits.Pids = h.Resources.PidsLimit*hostTasks + sentryTasks
 	}
 	if h.Workspace != "" {
 		job.Workspace, job.WorkspaceMount = h.Workspace, h.workspaceMount()

@@ -1,8 +1,8 @@
 //go:build linux
 
-// Package cgroup gives one sandbox control groups of its own, with its limits, on
-// version 1 and version 2 of the kernel's interface, as far as they can be written
-// here. It needs no daemon: the files are the interface.
+// Package cgroup knows the control group that an OCI runtime makes for a sandbox, on
+// version 1 and version 2 of the kernel's interface: where it is, what is in it, what
+// it uses, and how it goes away. It needs no daemon: the files are the interface.
 //
 // A Group is plain data. Whoever has it, in whichever process, can count what is
 // in it, kill it and remove it.
@@ -29,9 +29,6 @@ type Limits struct {
 	Pids        int64   // processes and threads
 }
 
-// cpuPeriod is the span in which a share of processor time is granted.
-const cpuPeriod = 100 * time.Millisecond
-
 // removeTries bounds the removal of a group whose processes are just ending.
 const (
 	removeTries = 100
@@ -41,18 +38,14 @@ const (
 // ErrUnavailable says that no control group can be made here.
 var ErrUnavailable = errors.New("control groups cannot be written here")
 
-// Group is the control groups of one sandbox: on version 2 one directory that
-// bounds and one below it that holds the processes, on version 1 one a controller.
+// Group is the control groups of one sandbox: on version 2 one directory, on version
+// 1 one a controller.
 type Group struct {
-	Unified string            `json:"unified,omitempty"` // version 2: the directory with the limits
+	Unified string            `json:"unified,omitempty"` // version 2
 	Dirs    map[string]string `json:"dirs,omitempty"`    // version 1: controller to directory
 }
 
-// leaf is where the processes of a version 2 group are: a group that distributes
-// controllers holds none itself.
-const leaf = "sandbox"
-
-// controllers are those that limits need; on version 1 cpuacct counts.
+// controllers are those that limits need.
 var controllers = []string{"memory", "cpu", "pids"}
 
 // Layout is where control groups are on a machine, and where this process is in
@@ -107,8 +100,11 @@ func parseLayout(mounts, own string) (Layout, error) {
 			}
 		}
 	}
-	if _, ok := l.V1["memory"]; ok {
-		l.Root = "" // version 2 beside version 1 has no controllers that count
+	if _, ok := l.V1["memory"]; ok && l.Root != "" {
+		// Version 2 beside version 1 has no controllers that count, but
+		// runtimes make a group there too.
+		l.V1["unified"] = existing(l.Root, l.Own)
+		l.Root, l.Own = "", ""
 	}
 	if l.Root == "" && len(l.V1) == 0 {
 		return Layout{}, fmt.Errorf("%w: none are mounted", ErrUnavailable)
@@ -134,37 +130,6 @@ func existing(point, group string) string {
 	return point
 }
 
-// Create makes a group called name with limits. What was made is removed on an
-// error, which matches ErrUnavailable where this user may not make any.
-func (l Layout) Create(name string, limits Limits) (_ *Group, err error) {
-	g := &Group{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, g.Remove())
-		}
-	}()
-	if l.Root != "" {
-		err = l.createUnified(g, name, limits)
-		return g, err
-	}
-	g.Dirs = make(map[string]string)
-	for _, controller := range append(controllers, "cpuacct") {
-		parent, ok := l.V1[controller]
-		if !ok {
-			return g, fmt.Errorf("%w: there is no controller for %s", ErrUnavailable, controller)
-		}
-		dir := filepath.Join(parent, name)
-		if err := makeGroup(dir); err != nil {
-			return g, err
-		}
-		g.Dirs[controller] = dir
-	}
-	if err := g.limitV1(limits); err != nil {
-		return g, err
-	}
-	return g, nil
-}
-
 // Relative returns the group that an OCI runtime makes for the relative path name:
 // on version 1 below the groups of this process, and on version 2 beside its own,
 // which may hold processes. Nothing is made.
@@ -179,89 +144,6 @@ func (l Layout) Relative(name string) *Group {
 	return g
 }
 
-func makeGroup(dir string) error {
-	err := os.Mkdir(dir, 0o755)
-	if err == nil || errors.Is(err, os.ErrExist) {
-		return nil
-	}
-	return fmt.Errorf("%w: %w", ErrUnavailable, err)
-}
-
-func (g *Group) limitV1(limits Limits) error {
-	period := cpuPeriod.Microseconds()
-	memory, cpu, pids := g.Dirs["memory"], g.Dirs["cpu"], g.Dirs["pids"]
-	var failed []error
-	if limits.MemoryBytes > 0 {
-		value := strconv.FormatInt(limits.MemoryBytes, 10)
-		failed = append(failed, write(memory, "memory.limit_in_bytes", value))
-		// Absent where the kernel does not account for swap.
-		if err := write(memory, "memory.memsw.limit_in_bytes", value); !errors.Is(err, os.ErrNotExist) {
-			failed = append(failed, err)
-		}
-	}
-	if limits.CPUs > 0 {
-		failed = append(failed,
-			write(cpu, "cpu.cfs_period_us", strconv.FormatInt(period, 10)),
-			write(cpu, "cpu.cfs_quota_us", strconv.FormatInt(quota(limits.CPUs), 10)))
-	}
-	if limits.Pids > 0 {
-		failed = append(failed, write(pids, "pids.max", strconv.FormatInt(limits.Pids, 10)))
-	}
-	return errors.Join(failed...)
-}
-
-// quota returns the processor time in a period in microseconds; the kernel takes
-// no less than a thousand.
-func quota(cpus float64) int64 {
-	return max(int64(cpus*float64(cpuPeriod.Microseconds())), 1000)
-}
-
-// createUnified makes a group below the nearest ancestor of this process that
-// distributes the controllers: a group that holds processes cannot.
-func (l Layout) createUnified(g *Group, name string, limits Limits) error {
-	parent, err := l.distributor()
-	if err != nil {
-		return err
-	}
-	dir := filepath.Join(parent, name)
-	if err := makeGroup(dir); err != nil {
-		return err
-	}
-	g.Unified = dir
-	if err := makeGroup(g.leaf()); err != nil {
-		return err
-	}
-	var failed []error
-	if limits.MemoryBytes > 0 {
-		failed = append(failed, write(dir, "memory.max", strconv.FormatInt(limits.MemoryBytes, 10)))
-		if err := write(dir, "memory.swap.max", "0"); !errors.Is(err, os.ErrNotExist) {
-			failed = append(failed, err)
-		}
-	}
-	if limits.CPUs > 0 {
-		failed = append(failed, write(dir, "cpu.max", fmt.Sprintf("%d %d", quota(limits.CPUs), cpuPeriod.Microseconds())))
-	}
-	if limits.Pids > 0 {
-		failed = append(failed, write(dir, "pids.max", strconv.FormatInt(limits.Pids, 10)))
-	}
-	return errors.Join(failed...)
-}
-
-// distributor returns the nearest ancestor-or-self whose children have the
-// controllers, and in which this user can make groups.
-func (l Layout) distributor() (string, error) {
-	for group := filepath.Join("/", l.Own); ; group = filepath.Dir(group) {
-		dir := filepath.Join(l.Root, group)
-		data, err := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control"))
-		if err == nil && hasAll(strings.Fields(string(data)), controllers) && unix.Access(dir, unix.W_OK) == nil {
-			return dir, nil
-		}
-		if group == "/" {
-			return "", fmt.Errorf("%w: no group above this process hands the controllers %s on to groups that this user can make", ErrUnavailable, strings.Join(controllers, ", "))
-		}
-	}
-}
-
 func hasAll(have, want []string) bool {
 	set := make(map[string]bool, len(have))
 	for _, name := range have {
@@ -273,47 +155,6 @@ func hasAll(have, want []string) bool {
 		}
 	}
 	return true
-}
-
-func write(dir, file, value string) error {
-	// Not O_CREATE: a file that is not there is a feature that is not there.
-	f, err := os.OpenFile(filepath.Join(dir, file), os.O_WRONLY|os.O_TRUNC, 0)
-	if err != nil {
-		return fmt.Errorf("set a limit: %w", err)
-	}
-	_, err = f.WriteString(value)
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("set the limit %s to %s: %w", filepath.Join(dir, file), value, err)
-	}
-	return nil
-}
-
-func (g *Group) leaf() string { return filepath.Join(g.Unified, leaf) }
-
-// Join moves the calling thread into the group, and with it whatever the thread
-// starts from now on. On version 2 it moves the whole process.
-func (g *Group) Join() error {
-	if g.Unified != "" {
-		return write(g.leaf(), "cgroup.procs", "0")
-	}
-	var failed []error
-	for _, dir := range g.Dirs {
-		failed = append(failed, write(dir, "tasks", strconv.Itoa(unix.Gettid())))
-	}
-	return errors.Join(failed...)
-}
-
-// Leaf opens the directory for which clone3(2) takes CLONE_INTO_CGROUP; nil on
-// version 1, where the starting thread joins instead.
-func (g *Group) Leaf() (*os.File, error) {
-	if g.Unified == "" {
-		return nil, nil
-	}
-	f, err := os.Open(g.leaf())
-	if err != nil {
-		return nil, fmt.Errorf("open the control group: %w", err)
-	}
-	return f, nil
 }
 
 // Kill kills everything in the group and below it, once.
@@ -424,15 +265,17 @@ func removeTree(dir string) error {
 	return err
 }
 
-// Possible tells whether a group can be made here, without making one.
+// Possible tells whether a runtime of this user can make a group here.
 func Possible() bool {
 	l, err := Here()
-	if err != nil {
-		return false
-	}
+	return err == nil && l.possible()
+}
+
+func (l Layout) possible() bool {
 	if l.Root != "" {
-		_, err := l.distributor()
-		return err == nil
+		parent := filepath.Dir(l.Relative("x").Unified)
+		have, err := os.ReadFile(filepath.Join(parent, "cgroup.controllers"))
+		return err == nil && hasAll(strings.Fields(string(have)), controllers) && unix.Access(parent, unix.W_OK) == nil
 	}
 	for _, controller := range controllers {
 		dir, ok := l.V1[controller]

@@ -36,9 +36,9 @@ type Job struct {
 	Bundle string // OCI bundle
 	// Runtime is the OCI runtime with its global flags.
 	Runtime []string
-	// Joins puts the runtime into a control group that the shim makes. Otherwise
-	// the runtime makes one itself, called GroupName, as the bundle says.
-	Joins bool
+	// Delete says that the runtime has to be told that a sandbox is gone, because
+	// it keeps more of it than is known here.
+	Delete bool
 	// Roomy starts the runtime with room for many descriptors, which saves gVisor
 	// time.
 	Roomy bool
@@ -48,8 +48,8 @@ type Job struct {
 	// sandbox alone; empty where the bundle names the workspace itself.
 	Workspace      string
 	WorkspaceMount string
-	// Limits of the sandbox. They are held by control groups where those can be
-	// written.
+	// Limits of the sandbox. They are held by a control group where one can be
+	// made, which the runtime does as the bundle says: its name is GroupName.
 	Limits *cgroup.Limits
 	Logs   string // directory of the log
 	Start  link.Start

@@ -17,7 +17,7 @@ import (
 )
 
 // fork starts args on a thread of its own, which enters what the runtime is to be
-// in, and ends: name spaces and version 1 control groups belong to a thread, and a
+// in, and ends: name spaces and the set of processors belong to a thread, and a
 // child inherits those of the one that starts it. So nothing of this is seen in
 // the rest of the host, or of this process, and nothing of it has to be undone.
 func (k *keeper) fork(args []string, fds []uintptr) (int, error) {
@@ -40,21 +40,8 @@ func (k *keeper) forkHere(args []string, fds []uintptr) (int, error) {
 	if err := k.enter(); err != nil {
 		return 0, err
 	}
-	group := k.notes.Group
-	if group == nil {
+	if k.notes.Group == nil {
 		if err := narrow(k.job.Limits); err != nil {
-			return 0, err
-		}
-	}
-	if group != nil && k.job.Joins {
-		dir, err := group.Leaf()
-		if err != nil {
-			return 0, err
-		}
-		if dir != nil {
-			defer dir.Close()
-			sys.UseCgroupFD, sys.CgroupFD = true, int(dir.Fd())
-		} else if err := group.Join(); err != nil {
 			return 0, err
 		}
 	}

@@ -29,10 +29,10 @@ type guest struct {
 // start makes the sandbox and hands over. With an error that is a
 // *link.CommandError the guest is valid.
 func (k *keeper) start() (*guest, error) {
-	if err := k.makeGroup(); err != nil {
+	if err := k.findGroup(); err != nil {
 		return nil, err
 	}
-	if !k.job.Joins {
+	if k.job.Delete {
 		k.notes.Delete = append(append([]string{}, k.job.Runtime...), "delete", "--force", k.job.Run)
 	}
 	if err := k.note(); err != nil {
@@ -166,28 +166,17 @@ func (k *keeper) prepare() (control *os.File, files link.Files, _ *link.Rendezvo
 	return control, files, rendezvous, err
 }
 
-// makeGroup makes the control group, or notes where the runtime makes it. Without
-// the right to make one the sandbox runs without: its notes say so.
-func (k *keeper) makeGroup() error {
+// findGroup notes where the runtime makes the sandbox's control group. Without the
+// right to make one the sandbox runs without: the notes say so.
+func (k *keeper) findGroup() error {
 	if k.job.Limits == nil || !cgroup.Possible() {
 		return nil
 	}
 	layout, err := cgroup.Here()
-	switch {
-	case err != nil:
-	case k.job.Joins:
-		k.notes.Group, err = layout.Create(GroupName(k.job.Run), *k.job.Limits)
-	default:
-		k.notes.Group = layout.Relative(GroupName(k.job.Run))
-	}
-	if errors.Is(err, cgroup.ErrUnavailable) {
-		k.notes.Group = nil
-		return nil
-	}
 	if err != nil {
 		return err
 	}
-	k.notes.Limits = k.job.Limits
+	k.notes.Group, k.notes.Limits = layout.Relative(GroupName(k.job.Run)), k.job.Limits
 	return nil
 }
 
