@@ -59,7 +59,7 @@ func Isolation(t *testing.T, h Harness) {
 			i := &isolation{suite: s, group: name, stage: newStage(t), made: map[string]bool{}}
 			test(t, i)
 			for _, c := range checks[name] {
-				if !i.made[c.name] && !t.Skipped() {
+				if !i.made[c.name] {
 					t.Errorf("%q was not checked", c.name)
 				}
 			}
@@ -183,6 +183,8 @@ func (i *isolation) judge(t *testing.T, c check, r result) {
 	case c.kind == mirror && !r.succeeded:
 		t.Errorf("it does not work (%s), so that what is refused beside it says nothing", r.detail)
 	case c.kind == mirror:
+	case isOpen && open.differs:
+		t.Logf("may be open: %s (succeeded: %v, %s)", open.reason, r.succeeded, r.detail)
 	case isOpen && !r.succeeded:
 		t.Errorf("refused (%s): it is not open any more, take it out of knownOpen", r.detail)
 	case isOpen:

@@ -185,9 +185,32 @@ func testResources(t *testing.T, i *isolation) {
 	spec := i.sandbox(t, i.group)
 	spec.Resources = runtime.Resources{MemoryBytes: 512 << 20, CPUs: 1, TmpBytes: 16 << 20}
 	i.attackIn(t, spec)
+	i.check(t, "use more of the processors than is its", func(t *testing.T) { i.testProcessors(t) })
 	i.check(t, "a fork bomb ends in a true state", func(t *testing.T) { i.testForkBomb(t) })
 	i.check(t, "a memory bomb is named for what it was", func(t *testing.T) { i.testOutOfMemory(t) })
 	i.check(t, "endless output keeps the log bounded", func(t *testing.T) { i.testEndlessOutput(t) })
+}
+
+// testProcessors lets a command keep all processors busy that may have one.
+func (i *isolation) testProcessors(t *testing.T) {
+	// Time is given in slices of a tenth of a second.
+	const burnTime, least, most = time.Second, 0.05, 1.4
+	spec := i.sandbox(t, "burn")
+	spec.Resources.CPUs = 1
+	b := i.start(t, spec)
+	first, err := b.driver.Stats(b.ctx, b.handle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(burnTime)
+	second, err := b.driver.Stats(b.ctx, b.handle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := float64(second.CPUTime-first.CPUTime) / float64(second.At.Sub(first.At))
+	if share < least || share > most {
+		t.Errorf("it had %.2f processors, want one at the most", share)
+	}
 }
 
 // testForkBomb lets a bomb go off and expects the run to end, by itself or with an
@@ -221,6 +244,7 @@ func (i *isolation) testForkBomb(t *testing.T) {
 // testEndlessOutput prints far more than the log may hold.
 func (i *isolation) testEndlessOutput(t *testing.T) {
 	const limit = 4 << 20
+	i = &isolation{suite: i.suite, group: i.group, stage: newStage(t)} // where nothing has been told yet
 	spec := i.sandbox(t, "write", "24")
 	spec.LogLimit = limit
 	b := i.start(t, spec)

@@ -229,11 +229,15 @@ func (st *stage) runProcess(t *testing.T) *exec.Cmd {
 	return cmd
 }
 
+// copyProgram copies a program that can be started at once: no other test starts a
+// process meanwhile, which would have the copy open for writing until its exec.
 func copyProgram(t *testing.T, from, to string, mode uint32) {
 	t.Helper()
 	data, err := os.ReadFile(from)
 	if err == nil {
+		syscall.ForkLock.RLock()
 		err = os.WriteFile(to, data, 0o755)
+		syscall.ForkLock.RUnlock()
 	}
 	if err == nil {
 		err = unix.Chmod(to, mode)

@@ -3,8 +3,9 @@
 // sandbox: an image that is made in seconds (Image) and a directory with the
 // guest (GuestDir).
 //
-// The suite (Run) treats a driver as a black box. Where drivers differ, it looks
-// at runtime.Capabilities and at the Harness, never at a driver's type.
+// The suite (Run) treats a driver as a black box, and so does the one that attacks
+// the host from inside its sandboxes (Isolation, on Linux). Where drivers differ,
+// they look at runtime.Capabilities and at the Harness, never at a driver's type.
 //
 // A test that needs what the machine lacks is skipped with the exact reason. With
 // CI=true in the environment it fails instead, so that a pipeline cannot pass by

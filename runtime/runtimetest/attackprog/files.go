@@ -149,15 +149,21 @@ func throughProcesses(link, path, token string) (string, error) {
 	})
 }
 
-// openAny opens files of the host by their paths there, below several roots.
+// openAny looks for files and sockets of the host by their paths there, below several
+// roots. To find one is enough.
 func openAny(paths []string, roots ...string) (string, error) {
+	places := slices.Clone(paths)
 	for _, root := range roots {
 		for _, path := range paths {
-			paths = append(slices.Clip(paths), root+path)
+			places = append(places, root+path)
 		}
 	}
-	return each(paths, func(path string) (string, error) {
-		return done(onFile(path, func(int) error { return nil }))
+	return each(places, func(path string) (string, error) {
+		fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return "", err
+		}
+		return done(unix.Close(fd))
 	})
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,16 @@ func hostFacts(f facts) []attack {
 	return []attack{
 		read("read what it needs of the machine", "/proc/cpuinfo"),
 		learn("learn the boot ID", "/proc/sys/kernel/random/boot_id"),
-		learn("learn the host's name", "/proc/sys/kernel/hostname", "/etc/hostname", "/etc/hosts"),
+		{"learn the host's name", func() (string, error) {
+			return each([]string{"/proc/sys/kernel/hostname", "/etc/hostname", "/etc/hosts"}, func(path string) (string, error) {
+				// A short name may be part of another one.
+				text, err := os.ReadFile(path)
+				if err == nil && !slices.Contains(strings.Fields(string(text)), f.Host["learn the host's name"]) {
+					err = errNothing
+				}
+				return "read", err
+			})
+		}},
 		learn("learn the kernel's command line", "/proc/cmdline"),
 		learn("learn the machine's ID", "/etc/machine-id", "/var/lib/dbus/machine-id", "/sys/class/dmi/id/product_uuid", "/sys/devices/virtual/dmi/id/product_uuid"),
 		learn("learn the host's users", "/etc/passwd"),

@@ -118,6 +118,7 @@ var helpers = map[string]func([]string){
 	"foreign-call": foreignCall,
 	"fork-bomb":    func([]string) { forkBomb() },
 	"bomb":         func([]string) { bomb() },
+	"burn":         burn,
 	"write":        func(arguments []string) { writeEndlessly(arguments[0]) },
 	"leave-behind": func(arguments []string) { leaveBehind(arguments[0]) },
 	"remain":       func(arguments []string) { remain(arguments[0]) },

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,11 +22,6 @@ const (
 	muchMemory = 128 << 20 // bytes of /dev/shm
 	muchDisk   = 64 << 20  // bytes of the workspace
 	manyFiles  = 1 << 20
-	// burnTime is how long the processors are kept busy, and allowedShare how
-	// much of one they may give: the suite allows one, and they are given in
-	// slices of a tenth of a second.
-	burnTime     = 2 * time.Second
-	allowedShare = 1.6
 )
 
 func resources(facts) []attack {
@@ -40,7 +34,6 @@ func resources(facts) []attack {
 		{"raise the limit of open files", func() (string, error) { return raise(unix.RLIMIT_NOFILE) }},
 		{"raise the limit of core files", func() (string, error) { return raise(unix.RLIMIT_CORE) }},
 		{"leave a core file", leaveCore},
-		{"use more of the processors than is its", burn},
 	}
 }
 
@@ -105,33 +98,16 @@ func leaveCore() (string, error) {
 	return found(files)
 }
 
-// burn keeps all processors busy and compares the time that they gave with the
-// time that passed.
-func burn() (string, error) {
-	var stop atomic.Bool
-	defer stop.Store(true)
+// burn keeps all processors busy for ever.
+func burn([]string) {
 	for range runtime.NumCPU() {
 		go func() {
-			for !stop.Load() {
+			for {
 				continue
 			}
 		}()
 	}
-	before, began := processorTime(), time.Now()
-	time.Sleep(burnTime)
-	share := float64(processorTime()-before) / float64(time.Since(began))
-	if share <= allowedShare {
-		return "", fmt.Errorf("%.1f of one", share)
-	}
-	return fmt.Sprintf("%.1f of one", share), nil
-}
-
-func processorTime() time.Duration {
-	var usage unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &usage); err != nil {
-		fail(err)
-	}
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	select {}
 }
 
 // bombTime is how long a fork bomb goes on.
