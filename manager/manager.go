@@ -153,16 +153,40 @@ func (opts ManagerOptions) withDefaults() (ManagerOptions, error) {
 	if opts.MaxLiveRuns == 0 {
 		opts.MaxLiveRuns = DefaultMaxLiveRuns
 	}
-	roots := make([]string, 0, len(opts.WorkspaceRoots))
-	for _, root := range opts.WorkspaceRoots {
+	if opts.WorkspaceRoots, err = resolveRoots("workspace root", opts.WorkspaceRoots); err != nil {
+		return opts, err
+	}
+	if opts.ImageRoots, err = resolveRoots("image root", opts.ImageRoots); err != nil {
+		return opts, err
+	}
+	return opts, checkRoots(opts)
+}
+
+// resolveRoots resolves directories below which something must lie.
+func resolveRoots(what string, dirs []string) ([]string, error) {
+	roots := make([]string, 0, len(dirs))
+	for _, root := range dirs {
 		resolved, err := resolveDir(root)
 		if err != nil {
-			return opts, failf(CodeInvalidArgument, "name an existing directory as workspace root", "use the workspace root %s: %v", root, err)
+			return nil, failf(CodeInvalidArgument, "name an existing directory as "+what, "use the %s %s: %v", what, root, err)
 		}
 		roots = append(roots, resolved)
 	}
-	opts.WorkspaceRoots = roots
-	return opts, nil
+	return roots, nil
+}
+
+// checkRoots refuses image roots that runs can write: what is checked there could
+// be something else when it is used.
+func checkRoots(opts ManagerOptions) error {
+	for _, image := range opts.ImageRoots {
+		for _, workspace := range opts.WorkspaceRoots {
+			if within(image, workspace) || within(workspace, image) {
+				return failf(CodeInvalidArgument, "keep images in a directory that no run can write",
+					"use the image root %s: runs can write below the workspace root %s", image, workspace)
+			}
+		}
+	}
+	return nil
 }
 
 // Home returns the directory in which this Manager keeps everything.

@@ -43,6 +43,11 @@ type ManagerOptions struct {
 	// the runtime has images, and otherwise the system directories of this
 	// machine.
 	DefaultImage string
+	// ImageRoots are the directories below which an image must lie that a
+	// caller names by its path, beside DefaultImage. Nobody whom runs are for
+	// may write there. Empty allows none where WorkspaceRoots is set, and all
+	// where it is not.
+	ImageRoots []string
 	// LogLimitBytes bounds the log of one run; zero is 64 MiB.
 	LogLimitBytes int64
 	// GuestDir is where the guest programs are; empty is beside the running

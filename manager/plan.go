@@ -55,6 +55,8 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 	}
 	if opts.Image == "" {
 		opts.Image = m.imageFor(driver)
+	} else if opts.Image, err = m.checkImage(driver, opts.Image); err != nil {
+		return fail(err)
 	}
 	id := newRunID()
 	workspace := m.store.RunStore(id).WorkspaceDir()

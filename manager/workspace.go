@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // systemDirs are never a workspace, nor is anything that contains one of them:
@@ -54,6 +56,32 @@ func (m *Manager) checkWorkspace(path string) (string, error) {
 	return "", failf(CodePolicyDenied,
 		"name a directory below an allowed root, or ask the person who runs the server to add `--workspace-root "+resolved+"` to `drawbridge serve`",
 		"use the workspace %s: it lies outside the allowed roots (%s)", path, strings.Join(m.opts.WorkspaceRoots, ", "))
+}
+
+// checkImage refuses an image that is a path of this machine and lies where no
+// caller may read, for runtimes whose images are paths. It returns the path that is
+// to be used.
+func (m *Manager) checkImage(driver runtime.Runtime, image string) (string, error) {
+	if _, named := driver.(runtime.ImageManager); named || image == m.opts.DefaultImage {
+		return image, nil
+	}
+	if len(m.opts.ImageRoots) == 0 && len(m.opts.WorkspaceRoots) == 0 {
+		return image, nil
+	}
+	refuse := func(why string) (string, error) {
+		return "", failf(CodePolicyDenied,
+			"leave the image out, or ask the person who runs the server to add `--image-root DIR` to `drawbridge serve`",
+			"use the image %s: %s", image, why)
+	}
+	if !filepath.IsAbs(image) {
+		return refuse("an image of the runtime " + string(driver.Type()) + " is the absolute path of a file or directory")
+	}
+	resolved, err := filepath.EvalSymlinks(image)
+	if err != nil || !slices.ContainsFunc(m.opts.ImageRoots, func(root string) bool { return within(root, resolved) }) {
+		// The same answer whether or not there is anything.
+		return refuse("it lies below no image root of this server")
+	}
+	return resolved, nil
 }
 
 // neverWorkspace says what is wrong with a resolved directory, or nothing.

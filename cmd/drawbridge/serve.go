@@ -36,6 +36,7 @@ type serveFlags struct {
 	readOnly    bool
 	toolsets    []string
 	nativePaths []string
+	imageRoots  []string
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -77,6 +78,8 @@ directory in which the server was started.`,
 	flags.StringVar(&f.image, "image", "", imageHelp("image of runs that name none"))
 	flags.BoolVar(&f.readOnly, "read-only", false, "offer only tools that change nothing")
 	flags.StringSliceVar(&f.toolsets, "toolsets", nil, "offer only these toolsets: runs, exec, files (default all)")
+	flags.StringArrayVar(&f.imageRoots, "image-root", nil, "directory below which images of native runs may be named by their paths; may be repeated (default none)")
+	_ = cmd.MarkFlagDirname("image-root")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
 	_ = cmd.MarkFlagDirname("workspace-root")
@@ -255,7 +258,7 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	}
 	opts.MaxLiveRuns, opts.MaxCPUs = f.maxRuns, f.maxCPUs
 	opts.AllowOpenNetwork, opts.DefaultImage = f.openNet, f.image
-	opts.NativePaths = f.nativePaths
+	opts.NativePaths, opts.ImageRoots = f.nativePaths, f.imageRoots
 	return opts, nil
 }
 
