@@ -296,3 +296,48 @@ func TestSendInputAndWaitForOutput(t *testing.T) {
 		t.Errorf("a wait for any gives %+v, %v", result, err)
 	}
 }
+
+func TestStartWaitsForHouseKeeping(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	m, other := w.manager(), w.manager()
+	for name, hold := range map[string]func(t *testing.T, id string) (release func()){
+		"of its own process": func(t *testing.T, id string) func() {
+			release, ok := m.claim(id)
+			if !ok {
+				t.Fatal("the run is claimed already")
+			}
+			return release
+		},
+		"of another process": func(t *testing.T, id string) func() {
+			if got, err := other.store.AcquireLease(t.Context(), id, other.holder.ID(), leaseTTL); !got || err != nil {
+				t.Fatal("the run is held already", err)
+			}
+			return func() {
+				if err := other.releaseUnsupervised(t.Context(), id); err != nil {
+					t.Error(err)
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			run := w.create(m, Options{Cmd: shell("true")})
+			release := hold(t, run.ID)
+			started := make(chan error, 1)
+			go func() { started <- m.Start(t.Context(), run.ID, StartOptions{}) }()
+			select {
+			case err := <-started:
+				t.Errorf("Start did not wait: %v", err)
+			case <-time.After(4 * firstPause / 10):
+			}
+			release()
+			if err := <-started; err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Start(t.Context(), run.ID, StartOptions{}); err == nil {
+				t.Error("the run could be started twice")
+			}
+			w.ended(m, run.ID)
+		})
+	}
+}

@@ -49,6 +49,15 @@ func (m *Manager) adoptOrphans(ctx context.Context) {
 // if it was never finished or is half destroyed. It does nothing for a run that
 // is looked after.
 func (m *Manager) adopt(ctx context.Context, row storage.RunRow) error {
+	// A run that was being created when it was found may be complete by now, and
+	// then wants no supervisor: not even for a moment, in which it cannot be started.
+	row, err := m.anyRow(ctx, row.ID)
+	if errors.Is(err, ErrRunNotFound) || err == nil && row.Ready && !State(row.State).Active() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
 	release, ok := m.claim(row.ID)
 	if !ok {
 		return nil

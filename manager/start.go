@@ -91,26 +91,15 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	if err := m.step("start: take the lease"); err != nil {
 		return err
 	}
-	release, ok := m.claim(row.ID)
-	if !ok {
-		return failf(CodeConflict, "look at its state with resolve", "another call is working on the run, or has started it")
-	}
-	defer release()
 	driver, err := m.drivers.get(runtime.Type(row.Runtime))
 	if err != nil {
 		return err
 	}
-	row, err = m.store.TakeRun(ctx, row.ID, []string{string(StateCreated)}, m.holder.ID(), leaseTTL, func(row *storage.RunRow) {
-		row.State = string(StateStarting)
-	})
-	switch {
-	case errors.Is(err, storage.ErrNotFound):
-		return notFound(row.ID) // destroyed meanwhile
-	case errors.Is(err, storage.ErrLeaseHeld):
-		return failf(CodeConflict, "look at its state with resolve", "another process is working on the run")
-	case err != nil:
-		return notStartable(err)
+	row, release, err := m.takeCreated(ctx, row.ID)
+	if err != nil {
+		return err
 	}
+	defer release()
 	m.changes.announce()
 	// From here on the run is ours to finish, whatever becomes of the call.
 	ctx = context.WithoutCancel(ctx)
@@ -135,6 +124,42 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 		return err
 	}
 	return nil
+}
+
+// takeCreated claims a run and moves it from created to starting under its lease.
+// A created run has no supervisor, so whoever holds it is destroying it, starting
+// it, or looking whether it was left unfinished: takeCreated waits a moment until
+// its state tells which.
+func (m *Manager) takeCreated(ctx context.Context, id string) (storage.RunRow, func(), error) {
+	ctx, cancel := context.WithTimeout(ctx, stopSlack)
+	defer cancel()
+	for {
+		if release, ok := m.claim(id); ok {
+			row, err := m.store.TakeRun(ctx, id, []string{string(StateCreated)}, m.holder.ID(), leaseTTL, func(row *storage.RunRow) {
+				row.State = string(StateStarting)
+			})
+			if err == nil {
+				return row, release, nil
+			}
+			release()
+			switch {
+			case errors.Is(err, storage.ErrNotFound):
+				return row, nil, notFound(id) // destroyed meanwhile
+			case !errors.Is(err, storage.ErrLeaseHeld):
+				return row, nil, notStartable(err)
+			}
+		}
+		row, err := m.row(ctx, id)
+		if err == nil && State(row.State) != StateCreated {
+			err = notStartable(&storage.StateChangedError{Row: row})
+		}
+		if err != nil {
+			return row, nil, err
+		}
+		if err := sleep(ctx, firstPause/10); err != nil {
+			return row, nil, failf(CodeConflict, "look at its state with resolve", "another call or process is working on the run")
+		}
+	}
 }
 
 func notStartable(err error) error {
