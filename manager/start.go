@@ -181,9 +181,12 @@ func (m *Manager) failStart(ctx context.Context, driver runtime.Runtime, row sto
 	end := ending{reason: EndSetupFailed, message: cause.Error(), at: time.Now()}
 	if errors.Is(cause, runtime.ErrCommand) {
 		// The guest has recorded a code that tells a command which is not
-		// there from one that cannot be executed.
-		if status, err := driver.Recover(ctx, row.Handle); err == nil {
-			end.exit = status.Exit
+		// there from one that cannot be executed. The sandbox may still be on
+		// its way out.
+		ctx, cancel := context.WithTimeout(ctx, stopSlack)
+		defer cancel()
+		if exit, err := driver.Wait(ctx, row.Handle); err == nil {
+			end.exit = &exit
 		}
 	}
 	return errors.Join(cause, m.finish(ctx, row.ID, end))
