@@ -1,11 +1,46 @@
-// Package proxy is about the gate, the only way out of a sandbox, as a run's
-// record refers to it.
+// Package proxy is the gate: the only way out of a sandbox. For each run it
+// listens on a Unix socket of that run's own. What comes in there is proxy
+// traffic as HTTP clients speak it: CONNECT, and requests in absolute form. The
+// gate asks the run's policy about each, resolves names itself, and connects to
+// addresses that it has checked.
 //
-// The package holds what describes a run's use of the gate. It moves no traffic
-// and holds no secret.
+// # Layers
+//
+// A connection begins with the run's token (session.go), which the guest sends
+// and the command in the sandbox does not know. Then come requests (forward.go):
+// each is read whole but for its content, decided, written anew to the server,
+// and its answer is written anew to the sandbox. Nothing is passed on as it was
+// read, so that what was decided about is what is sent. A CONNECT (connect.go)
+// leads to requests in TLS, for which the gate answers with a certificate of its
+// own, where the policy has to see them; and otherwise to a tunnel. HTTP/2 goes
+// through net/http (http2.go). Contents are streamed in both directions, and
+// never kept.
+//
+// # What it guarantees
+//
+// A request that the policy refuses opens no connection to its target. The name
+// inside TLS, and the Host of each request in it, is that of the CONNECT. Every
+// request is handed to Run.Record when it is over, refused ones too. One run's
+// connections are bounded, so that no run starves another.
+//
+// It does not see what goes through a tunnel: there, the name in the TLS
+// handshake is checked, and nothing else.
 package proxy
 
-import "time"
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
+)
 
 // AWSCredentialProvider says which AWS role a run's requests act under. It names
 // the role; it neither holds nor fetches credentials. A run without the aws
@@ -15,4 +50,153 @@ type AWSCredentialProvider struct {
 	Region          string        // region of the calls; empty leaves it to the caller
 	SessionName     string        // how the session shows in AWS's own logs
 	SessionDuration time.Duration // how long one set of credentials lasts; zero is the role's default
+}
+
+// Bounds of the gate.
+const (
+	maxRunConnections = 512      // of one run at a time; a further one is refused
+	maxRequestHead    = 64 << 10 // bytes; more is answered with 431
+	maxAnswerHead     = 256 << 10
+	identifyTimeout   = 10 * time.Second // for the token
+	headTimeout       = 30 * time.Second // from the first byte of a request's head to its end
+	idleTimeout       = 5 * time.Minute  // between two requests
+	streamTimeout     = time.Hour        // without a byte in either direction
+	handshakeTimeout  = 20 * time.Second
+	// acceptPause is the wait after a failed accept, when descriptors have run
+	// out for instance.
+	acceptPause = 50 * time.Millisecond
+)
+
+// Run is what the gate has to know about one run. It must not be changed while it
+// is served.
+type Run struct {
+	ID     string
+	Token  string // what a connection must begin with
+	Policy *policy.Policy
+	// Learn lets through what the policy refuses, and has it recorded. What
+	// is not on the Internet stays out of reach all the same.
+	Learn bool
+	// Record is told of each request when it is over. It is called from many
+	// goroutines, and the connection waits for it.
+	Record func(Entry)
+
+	mu          sync.Mutex
+	connections int // guarded by mu
+}
+
+// enter counts a connection, unless there are too many.
+func (r *Run) enter() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.connections >= maxRunConnections {
+		return false
+	}
+	r.connections++
+	return true
+}
+
+func (r *Run) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.connections--
+}
+
+// Options configure a Gate.
+type Options struct {
+	Authority *Authority
+	// Roots are what servers' certificates are checked against; nil is the
+	// system's.
+	Roots *x509.CertPool
+	// Resolver resolves names; nil is the system's.
+	Resolver *net.Resolver
+	Log      *zap.Logger
+}
+
+// Gate serves the runs of a home. Its methods are safe for concurrent use.
+type Gate struct {
+	authority *Authority
+	roots     *x509.CertPool
+	dialer    *dialer
+	log       *zap.Logger
+	sessions  tls.ClientSessionCache
+	http2     *http2Server
+
+	ctx    context.Context // ends with Close; bounds what connections do
+	cancel context.CancelFunc
+	busy   sync.WaitGroup // accept loops and connections
+}
+
+// New returns a gate that serves nothing yet. The caller closes it.
+func New(opts Options) *Gate {
+	g := &Gate{
+		authority: opts.Authority, roots: opts.Roots, log: opts.Log,
+		dialer:   &dialer{resolver: opts.Resolver},
+		sessions: tls.NewLRUClientSessionCache(1024),
+	}
+	if g.dialer.resolver == nil {
+		g.dialer.resolver = net.DefaultResolver
+	}
+	if g.log == nil {
+		g.log = zap.NewNop()
+	}
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.http2 = newHTTP2Server(g)
+	return g
+}
+
+// Close ends all connections and waits for them. Listeners belong to whoever
+// called Serve.
+func (g *Gate) Close() {
+	g.cancel()
+	g.http2.close()
+	g.busy.Wait()
+}
+
+// Serve accepts connections of a run on l until ctx ends, and returns when those
+// that it accepted have ended too. It closes l.
+func (g *Gate) Serve(ctx context.Context, run *Run, l net.Listener) {
+	g.busy.Add(1)
+	defer g.busy.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.ctx, cancel)()
+	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	var connections sync.WaitGroup
+	defer connections.Wait()
+	defer l.Close()
+	for ctx.Err() == nil {
+		conn, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				break
+			}
+			g.log.Warn("accepting a connection of a run failed", zap.String("run", run.ID), zap.Error(err))
+			select {
+			case <-ctx.Done():
+			case <-time.After(acceptPause):
+			}
+			continue
+		}
+		connections.Go(func() { g.serve(ctx, run, conn) })
+	}
+	cancel()
+}
+
+// serve serves one connection to its end.
+func (g *Gate) serve(ctx context.Context, run *Run, conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	s := newSession(ctx, g, run, conn)
+	defer s.close()
+	if err := s.identify(); err != nil {
+		// Who it is is not known, so the run is told of nothing.
+		s.answer(http.StatusProxyAuthRequired, refusal{Code: codeIdentity, Message: "this connection did not come through the run's guest", Next: "connect to 127.0.0.1:3128, as HTTP_PROXY says"})
+		return
+	}
+	if !run.enter() {
+		s.answer(http.StatusServiceUnavailable, refusal{Code: codeBusy, Message: "the run has too many connections", Next: "close some, or wait"})
+		return
+	}
+	defer run.leave()
+	s.serveProxy()
 }

@@ -1,0 +1,62 @@
+package proxy
+
+import (
+	"time"
+)
+
+// Kinds of entries.
+const (
+	KindHTTP    = "http"    // a request that the gate read
+	KindTunnel  = "tunnel"  // bytes that it passed on without a look
+	KindConnect = "connect" // a CONNECT that came to nothing
+)
+
+// Decisions, as an Entry has them.
+const (
+	Allowed = "allowed"
+	Refused = "refused"
+	// Learned says that the policy refuses and the request went through all the
+	// same, because its run is to be learned from.
+	Learned = "learned"
+)
+
+// Entry is what is written down about one request. It holds no header, no query
+// and no content.
+type Entry struct {
+	Time      time.Time     `json:"time"` // when its head had been read
+	Kind      string        `json:"kind"`
+	Protocol  string        `json:"protocol,omitempty"` // "HTTP/1.1", "HTTP/2.0"
+	Method    string        `json:"method,omitempty"`
+	Scheme    string        `json:"scheme,omitempty"`
+	Host      string        `json:"host"`
+	Port      int           `json:"port,omitempty"`
+	Path      string        `json:"path,omitempty"`
+	Status    int           `json:"status,omitempty"` // of the answer that the sandbox got
+	FirstByte time.Duration `json:"first_byte_ns,omitempty"`
+	Duration  time.Duration `json:"duration_ns"`
+	Sent      int64         `json:"sent"`     // bytes of content from the sandbox
+	Received  int64         `json:"received"` // bytes of content to it
+	Decision  string        `json:"decision"`
+	Rule      string        `json:"rule,omitempty"`
+	Error     string        `json:"error,omitempty"`
+}
+
+// refusal is the content of the answer to what the gate does not let through.
+type refusal struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Host    string `json:"host,omitempty"`
+	Rule    string `json:"rule,omitempty"`
+	Next    string `json:"next,omitempty"`
+}
+
+// Codes of refusals.
+const (
+	codePolicy      = "policy_denied"
+	codeBadRequest  = "bad_request"
+	codeMisdirected = "misdirected_request"
+	codeAddress     = "address_denied"
+	codeUnreachable = "unreachable"
+	codeBusy        = "too_many_connections"
+	codeIdentity    = "unknown_run"
+)

@@ -1,0 +1,165 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// session is one connection from a sandbox. It is for one goroutine.
+type session struct {
+	gate *Gate
+	ctx  context.Context // ends with the connection's run or the gate
+	run  *Run
+	conn net.Conn
+
+	head   headLimit
+	reader *bufio.Reader
+	writer *bufio.Writer
+	server *server // the connection to the last target, nil if there is none
+	linger bool    // an answer of the gate's own is the last thing that was sent
+}
+
+// headLimit is a reader that gives no more than left bytes while a head is read.
+// What comes after is not limited: it is content.
+type headLimit struct {
+	r    io.Reader
+	left int64 // negative is no limit
+}
+
+var errHeadTooLarge = errors.New("the head of the message is too large")
+
+func (h *headLimit) Read(p []byte) (int, error) {
+	if h.left < 0 {
+		return h.r.Read(p)
+	}
+	if h.left == 0 {
+		return 0, errHeadTooLarge
+	}
+	n, err := h.r.Read(p[:min(int64(len(p)), h.left)])
+	h.left -= int64(n)
+	return n, err
+}
+
+var (
+	readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4<<10) }}
+	writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 4<<10) }}
+	buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+)
+
+func newSession(ctx context.Context, g *Gate, run *Run, conn net.Conn) *session {
+	s := &session{gate: g, ctx: ctx, run: run, conn: conn}
+	s.head = headLimit{r: conn, left: -1}
+	s.reader = readers.Get().(*bufio.Reader)
+	s.reader.Reset(&s.head)
+	s.writer = writers.Get().(*bufio.Writer)
+	s.writer.Reset(conn)
+	return s
+}
+
+// over returns a session that goes on over another connection, for what is in TLS.
+func (s *session) over(conn net.Conn) *session { return newSession(s.ctx, s.gate, s.run, conn) }
+
+// close ends what the session has, and leaves its connection to whoever opened it.
+func (s *session) close() {
+	s.disconnect()
+	if s.linger {
+		s.drain()
+	}
+	s.reader.Reset(nil)
+	readers.Put(s.reader)
+	s.writer.Reset(nil)
+	writers.Put(s.writer)
+	s.reader, s.writer = nil, nil
+}
+
+// Preamble returns what a connection to the gate begins with.
+func Preamble(token string) string { return "drawbridge " + token + "\n" }
+
+// identify reads the token. That a connection arrived on a run's listener says
+// whose it is; the token says that it came through its guest.
+func (s *session) identify() error {
+	want := Preamble(s.run.Token)
+	_ = s.conn.SetReadDeadline(time.Now().Add(identifyTimeout))
+	got := make([]byte, len(want))
+	if _, err := io.ReadFull(s.reader, got); err != nil {
+		return err
+	}
+	if subtle.ConstantTimeCompare(got, []byte(want)) != 1 {
+		return errors.New("it has another token")
+	}
+	return nil
+}
+
+// readRequest reads the head of the next request.
+func (s *session) readRequest() (*http.Request, error) {
+	_ = s.conn.SetReadDeadline(time.Now().Add(idleTimeout))
+	if _, err := s.reader.Peek(1); err != nil {
+		return nil, err
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(headTimeout))
+	s.head.left = maxRequestHead
+	req, err := http.ReadRequest(s.reader)
+	s.head.left = -1
+	if err != nil {
+		return nil, err
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(streamTimeout))
+	return req, nil
+}
+
+// answerUnreadable answers what is no request, if anybody is there to read it.
+func (s *session) answerUnreadable(err error) {
+	switch {
+	case errors.Is(err, errHeadTooLarge):
+		s.answer(http.StatusRequestHeaderFieldsTooLarge, refusal{Code: codeBadRequest, Message: fmt.Sprintf("the head of the request has more than %d bytes", maxRequestHead)})
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), isTimeout(err):
+	default:
+		s.answer(http.StatusBadRequest, refusal{Code: codeBadRequest, Message: "this is no HTTP request"})
+	}
+}
+
+func isTimeout(err error) bool {
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
+}
+
+// answer writes an answer of the gate's own, and asks for the end of the
+// connection.
+func (s *session) answer(status int, why refusal) {
+	content := why.encode()
+	_ = s.conn.SetWriteDeadline(time.Now().Add(headTimeout))
+	fmt.Fprintf(s.writer, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nX-Drawbridge-Refused: %s\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), len(content), why.Code, content)
+	_ = s.writer.Flush() // whoever asked may be gone
+	s.linger = true
+}
+
+// drain reads a little of what the client still sends: closing with something
+// unread would reset the connection and take the answer away.
+func (s *session) drain() {
+	_ = s.conn.SetReadDeadline(time.Now().Add(time.Second))
+	if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	}
+	_, _ = io.CopyN(io.Discard, s.reader, 256<<10)
+}
+
+func (r refusal) encode() []byte {
+	var b strings.Builder
+	encoder := json.NewEncoder(&b)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(r); err != nil {
+		panic(err) // strings only
+	}
+	return []byte(b.String())
+}
