@@ -16,16 +16,17 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // The steps at which a process can fail or be killed. A test checks that the
 // lists are complete.
 var (
-	createStepNames = []string{"create: record the run", "create: make the run's directory", "create: make the sandbox", "create: publish the run"}
+	createStepNames = []string{"create: record the run", "create: make the run's directory", "create: register with the gate", "create: make the sandbox", "create: publish the run"}
 	startStepNames  = []string{"start: take the lease", "start: start the sandbox", "start: record that it runs"}
 	finishStepNames = []string{"finish: record the end", "finish: release the sandbox"}
-	eraseStepNames  = []string{"destroy: mark the run", "destroy: remove the sandbox", "destroy: remove the directory", "destroy: remove the row"}
+	eraseStepNames  = []string{"destroy: mark the run", "destroy: remove the sandbox", "destroy: close the gate", "destroy: remove the directory", "destroy: remove the row"}
 )
 
 var errInjected = errors.New("injected")
@@ -69,7 +70,7 @@ func TestEveryStepIsCovered(t *testing.T) {
 
 func TestFailureAtACreateStepLeavesNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t).withGate()
 	for _, step := range createStepNames {
 		t.Run(step, func(t *testing.T) {
 			m := w.manager()
@@ -91,7 +92,7 @@ func TestFailureAtACreateStepLeavesNothing(t *testing.T) {
 
 func TestFailureAtALaterStepConverges(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t).withGate()
 	for _, step := range slices.Concat(startStepNames, eraseStepNames) {
 		t.Run(step, func(t *testing.T) {
 			m := w.manager()
@@ -127,7 +128,14 @@ const (
 	crashCmd   = "DRAWBRIDGE_TEST_CRASH_COMMAND"
 )
 
+// testDaemon is the first argument of a process that is the daemon of a home.
+const testDaemon = "test-daemon"
+
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == testDaemon {
+		check(daemon.Serve(context.Background(), daemon.Options{Home: os.Args[2], Commit: "test"}))
+		return
+	}
 	if home := os.Getenv(crashHome); home != "" {
 		crash(home)
 		return
@@ -137,7 +145,7 @@ func TestMain(m *testing.M) {
 
 // crash leads a run from create to destroy and kills its own process at a step.
 func crash(home string) {
-	opts := ManagerOptions{Runtime: testedRuntime(), Home: home, DefaultImage: os.Getenv(crashImage), GuestDir: os.Getenv(crashGuest), MaxLiveRuns: 64, Logger: zap.NewNop()}
+	opts := ManagerOptions{Runtime: testedRuntime(), Home: home, DefaultImage: os.Getenv(crashImage), GuestDir: os.Getenv(crashGuest), GateCommand: gateCommand(home), MaxLiveRuns: 64, Logger: zap.NewNop()}
 	m, err := NewManagerWithOptions(opts)
 	check(err)
 	m.onStep = func(name string) error {
@@ -179,7 +187,7 @@ func TestKillAtEveryStepConverges(t *testing.T) {
 	for _, step := range slices.Concat(createStepNames, startStepNames, finishStepNames, eraseStepNames) {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t)
+			w := newWorld(t).withGate()
 			err := w.victim(step, "echo hello").Run()
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
@@ -230,7 +238,7 @@ func TestKillAtEveryStepConverges(t *testing.T) {
 
 func TestRunOutlivesItsSupervisor(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t).withGate()
 	victim := w.victim("", "i=0; while [ $i -lt 40 ]; do echo line $i; i=$((i+1)); sleep 0.05; done; exit 9")
 	out, err := victim.StdoutPipe()
 	if err != nil {
@@ -273,7 +281,7 @@ func TestRunOutlivesItsSupervisor(t *testing.T) {
 
 func TestTwoManagersOnOneHome(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t).withGate()
 	a, b := w.manager(), w.manager()
 	run := w.create(a, Options{Cmd: shell("sleep 600")})
 	results := make(chan error, 8)
@@ -328,7 +336,7 @@ func TestTwoManagersOnOneHome(t *testing.T) {
 
 func TestSandboxRemovedByOthersIsLost(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t).withGate()
 	m := w.manager()
 	run := w.started(m, Options{Cmd: shell("sleep 600")})
 	driver, err := m.drivers.get(w.kind)
@@ -350,7 +358,7 @@ func TestSandboxRemovedByOthersIsLost(t *testing.T) {
 
 func TestCloseLeavesRunsToTheNextManager(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t).withGate()
 	first := w.manager()
 	run := w.started(first, Options{Cmd: shell("sleep 600")})
 	started := time.Now()

@@ -22,6 +22,7 @@ type creation struct {
 	spec     runtime.Spec
 	driver   runtime.Runtime
 	releases releaseStack
+	gate     *gateState      // nil without a gate
 	existing *storage.RunRow // found under the idempotency key: nothing is created
 }
 
@@ -34,6 +35,7 @@ var createSteps = []struct {
 }{
 	{"record the run", (*Manager).recordRun},
 	{"make the run's directory", (*Manager).makeDirectory},
+	{"register with the gate", (*Manager).registerGate},
 	{"make the sandbox", (*Manager).makeSandbox},
 	{"publish the run", (*Manager).publishRun},
 }
@@ -145,10 +147,12 @@ func createHash(opts Options) string {
 		Memory, Pids                             int64
 		CPUs                                     float64
 		Ports                                    map[string]int
+		Rules                                    []string
+		Learn                                    bool
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
-		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports,
+		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Learn,
 	})
 }
 
@@ -220,6 +224,7 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 		row.BackendID = made.BackendID
 		row.Isolation = string(made.Isolation)
 		row.IsolationNote = made.Note
+		_ = changeMeta(row, func(mt *meta) { mt.Gate = c.gate }) // it is empty
 	})
 	if err != nil {
 		return err

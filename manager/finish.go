@@ -29,12 +29,13 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 	// The end has happened; a caller that goes away does not undo it.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
+	requested := m.closeGate(ctx, id)
 	if err := m.step("finish: record the end"); err != nil {
 		return err
 	}
 	row, err := m.store.ChangeRun(ctx, id, append([]string{string(StateCreated)}, activeStates...), func(row *storage.RunRow) {
 		applyEnding(row, end)
-		_ = changeMeta(row, func(mt *meta) { mt.Unconfirmed = "" })
+		_ = changeMeta(row, func(mt *meta) { mt.Unconfirmed, mt.Requested = "", requested })
 	})
 	if notActive(err) || errors.Is(err, storage.ErrNotFound) {
 		return nil

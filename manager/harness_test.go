@@ -3,6 +3,7 @@ package manager
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -22,7 +23,16 @@ type world struct {
 	home  string
 	image string
 	guest string
+	gate  []string // starts a daemon of the home; nil where its runs have no gate
 }
+
+// withGate gives the runs of a world a gate.
+func (w *world) withGate() *world {
+	w.gate = gateCommand(w.home)
+	return w
+}
+
+func gateCommand(home string) []string { return []string{os.Args[0], testDaemon, home} }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
@@ -48,7 +58,7 @@ func testedRuntime() runtime.Type {
 }
 
 func (w *world) options() ManagerOptions {
-	return ManagerOptions{Runtime: w.kind, Home: w.home, DefaultImage: w.image, GuestDir: w.guest, MaxLiveRuns: 64, Logger: zaptest.NewLogger(w.t, zaptest.Level(zap.WarnLevel))}
+	return ManagerOptions{Runtime: w.kind, Home: w.home, DefaultImage: w.image, GuestDir: w.guest, GateCommand: w.gate, MaxLiveRuns: 64, Logger: zaptest.NewLogger(w.t, zaptest.Level(zap.WarnLevel))}
 }
 
 // manager opens a Manager that is closed with the test.
@@ -124,6 +134,13 @@ func (w *world) left(m *Manager) string {
 	}
 	for _, dir := range dirs {
 		left = append(left, "directory "+dir)
+	}
+	registered, err := filepath.Glob(filepath.Join(w.home, "daemon", "runs", "*"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, file := range registered {
+		left = append(left, "registration "+filepath.Base(file))
 	}
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {

@@ -63,8 +63,9 @@ type Manager struct {
 	holder    *storage.Holder
 	drivers   *drivers
 	log       *zap.Logger
-	tasks     *tasks        // the goroutines of this Manager
-	documents documents     // of rows that have been read
+	tasks     *tasks    // the goroutines of this Manager
+	documents documents // of rows that have been read
+	gate      *gateClient
 	changes   *changes      // wakes those who wait for a run to change
 	settled   chan struct{} // closed when the runs found at the start have been adopted
 
@@ -114,6 +115,7 @@ func NewManagerWithOptions(opts ManagerOptions) (*Manager, error) {
 		log:        opts.Logger,
 		tasks:      newTasks(),
 		changes:    newChanges(),
+		gate:       newGateClient(opts),
 		settled:    make(chan struct{}),
 		supervised: make(map[string]*supervisor),
 		claimed:    make(map[string]struct{}),
@@ -211,6 +213,7 @@ func (m *Manager) shutDown() error {
 	if !m.tasks.stop(closeTimeout) {
 		m.log.Warn("background work did not end in time", zap.Duration("timeout", closeTimeout))
 	}
+	m.gate.close()
 	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
 	defer cancel()
 	return errors.Join(

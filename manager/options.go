@@ -27,8 +27,10 @@ type ManagerOptions struct {
 	// lie. Empty allows every directory that is not refused always: the
 	// home directory itself, the root, system directories and Home.
 	WorkspaceRoots []string
-	// AllowOpenNetwork lets a run be created with Network "open".
-	AllowOpenNetwork bool
+	// GateCommand starts the daemon that serves the gate of this home, in the
+	// background: `drawbridge daemon`, as a rule. Without it runs have no
+	// network.
+	GateCommand []string
 	// MaxLiveRuns bounds the runs that are not stopped or failed; zero is
 	// DefaultMaxLiveRuns.
 	MaxLiveRuns int
@@ -89,8 +91,10 @@ type Options struct {
 	TTY            bool
 	Rows, Cols     uint16
 	Image          string
-	Runtime        runtime.Type // empty is the manager's
-	Network        runtime.NetworkMode
+	Runtime        runtime.Type  // empty is the manager's
+	Network        Network       // empty is NetworkStrict where there is a gate, and NetworkNone where not
+	NetworkRules   []string      // what it reaches, or must not; see package policy
+	Learn          bool          // what the policy refuses is let through, and recorded
 	Timeout        time.Duration // from start; zero is none
 	StopGrace      time.Duration // between SIGTERM and SIGKILL; zero is DefaultStopGrace
 	MemoryBytes    int64

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -34,7 +33,7 @@ const (
 // its runtime spec that do not depend on anything acquired. It changes nothing.
 func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runtime.Spec, error) {
 	fail := func(err error) (storage.RunRow, runtime.Spec, error) { return storage.RunRow{}, runtime.Spec{}, err }
-	if err := errors.Join(checkFeatures(opts), m.checkNetwork(opts)); err != nil {
+	if err := checkFeatures(opts); err != nil {
 		return fail(err)
 	}
 	if err := checkLimits(opts); err != nil {
@@ -58,6 +57,9 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 	} else if opts.Image, err = m.checkImage(driver, opts.Image); err != nil {
 		return fail(err)
 	}
+	if err := m.chooseNetwork(ctx, driver, &opts); err != nil {
+		return fail(err)
+	}
 	id := newRunID()
 	workspace := m.store.RunStore(id).WorkspaceDir()
 	owned := opts.Workspace == ""
@@ -77,14 +79,14 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		Interactive: opts.Interactive || tty, TTY: tty,
 		MemoryBytes: limits.MemoryBytes, CPUs: limits.CPUs,
 		Spec: encode(spec{
-			Command: opts.Cmd, Network: opts.Network, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
+			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Learn: opts.Learn, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
 			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
 		}),
 	}
 	return row, runtime.Spec{
 		ID: id, Home: runtime.HomeHash(m.opts.Home),
 		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: opts.Cmd, Env: opts.Env, Workspace: workspace,
-		Ports: portConfigs(opts.Ports), Network: opts.Network, Resources: limits,
+		Network: runtime.NetworkNone, Resources: limits,
 		Timeout: opts.Timeout, Grace: opts.StopGrace,
 		Interactive: row.Interactive, TTY: tty, Rows: opts.Rows, Cols: opts.Cols,
 	}, nil
@@ -109,9 +111,6 @@ func withOptionDefaults(opts Options) Options {
 	if len(opts.Cmd) == 0 {
 		opts.Cmd = []string{"/bin/bash"}
 	}
-	if opts.Network == "" {
-		opts.Network = runtime.NetworkNone
-	}
 	if opts.StopGrace == 0 {
 		opts.StopGrace = DefaultStopGrace
 	}
@@ -132,24 +131,6 @@ func checkFeatures(opts Options) error {
 		if option.set {
 			return failf(CodeUnsupported, "leave it out", "this build does not support %s", option.name)
 		}
-	}
-	return nil
-}
-
-func (m *Manager) checkNetwork(opts Options) error {
-	switch opts.Network {
-	case "", runtime.NetworkNone:
-	case runtime.NetworkOpen:
-		if !m.opts.AllowOpenNetwork {
-			return failf(CodePolicyDenied,
-				"use network none, or ask the person who runs the server to start it with `drawbridge serve --allow-open-network`",
-				"network open is not allowed here")
-		}
-	default:
-		return failf(CodeInvalidArgument, "use none or open", "unknown network %q", opts.Network)
-	}
-	if len(opts.Ports) > 0 && opts.Network != runtime.NetworkOpen {
-		return failf(CodeUnsupported, "use network open", "ports cannot be published from a run without a network")
 	}
 	return nil
 }
@@ -208,15 +189,6 @@ func checkEnv(env []string) error {
 			"the environment has %d entries and %d bytes, the limits are %d and %d", len(env), size, maxEnvEntries, maxEnvBytes)
 	}
 	return nil
-}
-
-func portConfigs(ports map[string]int) []runtime.PortConfig {
-	var list []runtime.PortConfig
-	for name, port := range ports {
-		list = append(list, runtime.PortConfig{Name: name, ContainerPort: port})
-	}
-	slices.SortFunc(list, func(a, b runtime.PortConfig) int { return strings.Compare(a.Name, b.Name) })
-	return list
 }
 
 // argsHash identifies the arguments of a call, so that a reused idempotency key

@@ -14,22 +14,26 @@ import (
 
 // spec is the part of a run that never changes after Create, as it is stored.
 type spec struct {
-	Command    []string            `json:"command"`
-	Network    runtime.NetworkMode `json:"network"`
-	Ports      map[string]int      `json:"ports,omitempty"`
-	Timeout    time.Duration       `json:"timeout,omitempty"`
-	Grace      time.Duration       `json:"grace"`
-	PidsLimit  int64               `json:"pids_limit"`
-	LogLimit   int64               `json:"log_limit"` // bytes
-	Rows       uint16              `json:"rows,omitempty"`
-	Cols       uint16              `json:"cols,omitempty"`
-	OwnedSpace bool                `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
+	Command    []string       `json:"command"`
+	Network    Network        `json:"network"`
+	Rules      []string       `json:"network_rules,omitempty"`
+	Learn      bool           `json:"learn,omitempty"`
+	Ports      map[string]int `json:"ports,omitempty"`
+	Timeout    time.Duration  `json:"timeout,omitempty"`
+	Grace      time.Duration  `json:"grace"`
+	PidsLimit  int64          `json:"pids_limit"`
+	LogLimit   int64          `json:"log_limit"` // bytes
+	Rows       uint16         `json:"rows,omitempty"`
+	Cols       uint16         `json:"cols,omitempty"`
+	OwnedSpace bool           `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
 }
 
 // meta is the part of a run that changes and that no query needs, as it is
 // stored.
 type meta struct {
-	HostPorts map[string]int `json:"host_ports,omitempty"`
+	HostPorts map[string]int  `json:"host_ports,omitempty"`
+	Gate      *gateState      `json:"gate,omitempty"`
+	Requested *NetworkSummary `json:"requested,omitempty"` // once the run has ended
 	// Unconfirmed says why State may be out of date; empty if it is not.
 	Unconfirmed string `json:"unconfirmed,omitempty"`
 }
@@ -117,7 +121,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Run{
+	run := &Run{
 		ID:             row.ID,
 		Name:           row.Name,
 		Workspace:      row.Workspace,
@@ -137,6 +141,9 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		Isolation:      runtime.Isolation(row.Isolation),
 		IsolationNote:  row.IsolationNote,
 		Network:        sp.Network,
+		NetworkRules:   slices.Clone(sp.Rules),
+		Learn:          sp.Learn,
+		Requested:      mt.Requested,
 		TTY:            row.TTY,
 		Timeout:        sp.Timeout,
 		Deadline:       row.Deadline,
@@ -151,5 +158,17 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		StateNote:      mt.Unconfirmed,
 		Store:          m.store.RunStore(row.ID),
 		store:          m.store,
-	}, nil
+	}
+	if mt.Gate != nil {
+		run.ProxyHost, run.ProxyPort = gateHost, gatePort
+		run.ProxyAuthToken, run.DaemonCommit = mt.Gate.Token, mt.Gate.Commit
+		run.ProxyRegReq = m.registerAgain(run)
+	}
+	return run, nil
 }
+
+// gateHost and gatePort are runtime.GateAddress.
+const (
+	gateHost = "127.0.0.1"
+	gatePort = 3128
+)

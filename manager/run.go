@@ -48,7 +48,10 @@ type Run struct {
 	Runtime       runtime.Type
 	Isolation     runtime.Isolation
 	IsolationNote string // why the isolation is not stronger; empty if it is the best there is
-	Network       runtime.NetworkMode
+	Network       Network
+	NetworkRules  []string
+	Learn         bool            // what the policy refuses is let through, and recorded
+	Requested     *NetworkSummary // nil before the end, and without a gate
 	TTY           bool
 	Timeout       time.Duration // from start to the deadline; zero is none
 	Deadline      time.Time     // zero before the start, or without a timeout
@@ -73,7 +76,8 @@ type Run struct {
 	AuditStore     *audit.Store      // nil without an audit log
 	SnapEngine     *snapshot.Engine  // nil without snapshots
 
-	// The gate. All zero for a run that has no network or an open one.
+	// The gate. All zero for a run that has no network. ProxyHost and ProxyPort are
+	// where it is in the sandbox.
 	FirewallEnabled bool
 	ProxyHost       string
 	ProxyPort       int

@@ -106,6 +106,9 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	if err := m.step("start: start the sandbox"); err != nil {
 		return m.failStart(ctx, driver, row, err)
 	}
+	if err := m.ensureGate(ctx, row); err != nil {
+		return m.failStart(ctx, driver, row, err)
+	}
 	err = driver.Start(ctx, row.Handle, runtime.StartOptions{WaitAttach: opts.waitAttach, Rows: opts.Rows, Cols: opts.Cols})
 	switch {
 	case err == nil:

@@ -225,6 +225,7 @@ func (m *Manager) erase(ctx context.Context, row storage.RunRow) error {
 		do   func() error
 	}{
 		{"remove the sandbox", func() error { return m.removeObjects(ctx, driver, row) }},
+		{"close the gate", func() error { m.unregister(ctx, row.ID); return nil }},
 		{"remove the directory", func() error { return m.removeDirectory(driver, row.ID) }},
 		{"remove the row", func() error { return m.store.DeleteRun(ctx, row.ID) }},
 	} {

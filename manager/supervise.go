@@ -47,6 +47,9 @@ func (s *supervisor) hasLooked() { s.once.Do(func() { close(s.looked) }) }
 // supervise makes this Manager the watcher of a run whose lease it holds. It
 // does nothing if it already is, or after Close.
 func (m *Manager) supervise(row storage.RunRow) {
+	if sp, _, err := m.documents.of(&row); err == nil && sp.Network != NetworkNone {
+		defer m.watchGate()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.supervised[row.ID] != nil {

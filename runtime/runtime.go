@@ -64,7 +64,18 @@ const (
 	WorkspacePath = "/workspace"                 // the run's workspace, its only writable host path
 	GuestPath     = "/run/drawbridge/guest"      // the guest program, read-only
 	GuestSocket   = "/run/drawbridge/guest.sock" // where the guest meets the host once, at start
+	GateDir       = "/run/drawbridge/gate"       // Gate.Dir, read-only
+	GateSocket    = GateDir + "/gate.sock"       // where the guest meets the gate
+	// SystemBundle is where most systems keep the certificate authorities that
+	// programs trust. Where a sandbox has a Gate, GateBundle of its directory is
+	// mounted there, if there is a place for it.
+	SystemBundle = "/etc/ssl/certs/ca-certificates.crt"
+	GateBundle   = "ca-bundle.pem"
 )
+
+// GateAddress is where the guest listens in a sandbox that has a Gate: an HTTP
+// proxy.
+const GateAddress = "127.0.0.1:3128"
 
 // Limits that hold unless a Spec says otherwise.
 const (
@@ -89,6 +100,13 @@ type MountConfig struct {
 	Source   string // absolute path on the host, symbolic links resolved
 	Target   string // absolute path in the sandbox
 	ReadOnly bool
+}
+
+// Gate is the one way out of a sandbox that has no network: a socket of the host,
+// to which the guest forwards what commands send to GateAddress.
+type Gate struct {
+	Dir   string // host directory, read-only in the sandbox at GateDir; the host may replace what is in it
+	Token string // what the guest begins each connection with; the command does not see it
 }
 
 // PortConfig publishes one TCP port of the sandbox on the host's loopback
@@ -138,6 +156,7 @@ type Spec struct {
 	Mounts    []MountConfig
 	Ports     []PortConfig
 	Network   NetworkMode
+	Gate      *Gate // nil is no way out
 	Resources Resources
 	Timeout   time.Duration // from the command's start to its end by the guest; zero is none
 	Grace     time.Duration // between SIGTERM and SIGKILL at the deadline; zero is DefaultStopGrace
@@ -223,6 +242,10 @@ type Capabilities struct {
 	Exec         bool
 	OpenNetwork  bool
 	PublishPorts bool
+	// Gate says that sandboxes can have one. GateMend is what a person can do
+	// where they cannot.
+	Gate     bool
+	GateMend string
 	// CloseInput says that the standard input of a run without a terminal can
 	// be closed while it runs on.
 	CloseInput bool

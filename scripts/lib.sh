@@ -276,7 +276,7 @@ write_engine_config() {
   local dir=$1 runtimes='' runsc
   if runsc=$(command -v runsc); then
     runtimes=",
-  \"runtimes\": {\"runsc\": {\"path\": \"$runsc\", \"runtimeArgs\": [\"--platform=systrap\", \"--oci-seccomp\"]}}"
+  \"runtimes\": {\"runsc\": {\"path\": \"$runsc\", \"runtimeArgs\": [\"--platform=systrap\", \"--oci-seccomp\", \"--host-uds=open\"]}}"
   fi
   # In a file of its own, since flags clash with what /etc/docker/daemon.json sets.
   cat >"$dir/daemon.json" <<JSON

@@ -17,7 +17,7 @@ func sampleRun() *manager.Run {
 		ID: "run_0123456789ab", Name: "fluffy-otter", State: manager.StateFailed, ExitCode: &code, EndReason: manager.EndExited,
 		Error: "the command exited with code 3", Runtime: runtime.TypeDocker, Isolation: runtime.IsolationRunc,
 		IsolationNote: "the engine does not offer gVisor", Image: "debian:bookworm-slim", Workspace: "/home/me/project",
-		Command: []string{"sh", "-c", "make test"}, Network: runtime.NetworkNone, StateConfirmed: true,
+		Command: []string{"sh", "-c", "make test"}, Network: manager.NetworkNone, StateConfirmed: true,
 		CreatedAt: instant, StartedAt: instant.Add(time.Second), StoppedAt: instant.Add(time.Minute),
 		Timeout: time.Hour, Deadline: instant.Add(time.Hour), MemoryBytes: 4 << 30, CPUs: 2, OOMKilled: true,
 		HostPorts: map[string]int{"web": 49153},

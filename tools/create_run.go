@@ -8,6 +8,12 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
+// Bounds of network rules in one call.
+const (
+	maxRuleBytes = 2 << 10
+	maxRules     = 200
+)
+
 func createRunTool() definition {
 	return definition{Tool{
 		Name:    "create_run",
@@ -24,7 +30,8 @@ func createRunTool() definition {
 			envParam("Environment variables. Their values are not shown in any answer."),
 			{Name: "image", Kind: Text, Min: 1, Max: 512, Description: "Image to run in: for docker the name of one, for native the path of a root file system or image archive on the host. Default: the server's."},
 			{Name: "timeout_seconds", Kind: Integer, Min: 1, Max: int64(manager.MaxTimeout.Seconds()), Description: "End the run so many seconds after its start. Default: no deadline."},
-			{Name: "network", Kind: Text, Enum: []string{string(runtime.NetworkNone), string(runtime.NetworkOpen)}, Description: "none (default): no network at all. open: unfiltered, only where the server allows it."},
+			{Name: "network", Kind: Text, Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}, Description: "What it reaches, by HTTP through a proxy that its environment names. strict (default): what network_rules name. permissive: any host on the Internet, except what they deny. none: nothing."},
+			{Name: "network_rules", Kind: TextList, Min: 1, Max: maxRuleBytes, MaxItems: maxRules, Description: "Rules, the first that matches decides: \"HOST\", \"HOST:PORT\", \"*.HOST\", or \"HOST allow|deny METHOD /path\" with * and ** in the path. Example: [\"proxy.golang.org\", \"api.github.com allow GET /repos/**\"]."},
 			{Name: "interactive", Kind: Boolean, Description: "Keep its standard input open for send_input. Default false."},
 			{Name: "keep", Kind: Boolean, Description: "Keep its sandbox after its end, until destroy. Default false."},
 			{Name: "memory_mb", Kind: Integer, Min: 16, Max: 1 << 30, Description: "Memory limit in MiB. Default 4096."},
@@ -55,7 +62,8 @@ func handleCreateRun(ctx context.Context, c *call) error {
 		Interactive:    c.Bool("interactive"),
 		Image:          c.Text("image"),
 		Runtime:        runtime.Type(c.Text("runtime")),
-		Network:        runtime.NetworkMode(c.Text("network")),
+		Network:        manager.Network(c.Text("network")),
+		NetworkRules:   c.Texts("network_rules"),
 		Timeout:        seconds(c.Int("timeout_seconds", 0)),
 		MemoryBytes:    c.Int("memory_mb", 0) << 20,
 		CPUs:           c.Float("cpus"),

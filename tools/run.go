@@ -33,7 +33,11 @@ var runFields = append(slices.Clip(rowFields), []Field{
 	{Name: "workspace", Type: "string", Description: "The host directory that is /workspace inside."},
 	{Name: "command", Type: "array", Description: "The command. Long ones are shortened."},
 	{Name: "command_shortened", Type: "boolean", Optional: true, Description: "The command is longer than what is shown."},
-	{Name: "network", Type: "string", Description: "What it reaches: none, or open."},
+	{Name: "network", Type: "string", Description: "What it reaches: none, strict (what its rules name) or permissive (the Internet, except what they deny).", Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}},
+	{Name: "network_rules", Type: "array", Optional: true, Description: "Its network rules."},
+	{Name: "requests", Type: "integer", Optional: true, Description: "How many requests it sent, once it has ended; network_log has them."},
+	{Name: "requests_refused", Type: "integer", Optional: true, Description: "How many of them its network policy refused."},
+	{Name: "refused_hosts", Type: "array", Optional: true, Description: "Hosts of the last refusals: what network_rules lack, if they are needed."},
 	{Name: "interactive", Type: "boolean", Optional: true, Description: "It takes input."},
 	{Name: "keep", Type: "boolean", Optional: true, Description: "Its sandbox stays after its end, until destroy."},
 	{Name: "started_at", Type: "string", Optional: true, Description: "When its command started."},
@@ -100,6 +104,7 @@ func (a *answer) Run(name string, run *manager.Run) {
 		a.Strings("command", command)
 		a.FlagIf("command_shortened", shortened)
 		a.String("network", string(run.Network))
+		a.network(run)
 		a.FlagIf("interactive", run.Interactive)
 		a.FlagIf("keep", run.KeepContainer)
 		a.TimeIf("started_at", run.StartedAt)
@@ -121,6 +126,25 @@ func (a *answer) Run(name string, run *manager.Run) {
 			})
 		}
 	})
+}
+
+func (a *answer) network(run *manager.Run) {
+	if len(run.NetworkRules) > 0 {
+		a.Strings("network_rules", run.NetworkRules)
+	}
+	if run.Requested == nil {
+		return
+	}
+	a.Number("requests", int64(run.Requested.Requests))
+	if run.Requested.Refused == 0 {
+		return
+	}
+	a.Number("requests_refused", int64(run.Requested.Refused))
+	hosts := make([]string, len(run.Requested.Last))
+	for i, refusal := range run.Requested.Last {
+		hosts[i] = refusal.Host
+	}
+	a.Strings("refused_hosts", hosts)
 }
 
 // shortCommand returns what an answer shows of a command.

@@ -290,7 +290,7 @@ func TestCreateIsRefusedWithItsReason(t *testing.T) {
 	w := newWorld(t)
 	w.call("create_run", given{"name": "taken"})
 	for code, arguments := range map[string]given{
-		"policy_denied":    {"network": "open"},
+		"unsupported":      {"network": "strict"}, // this Manager has no gate
 		"conflict":         {"name": "taken"},
 		"invalid_argument": {"workspace": "/definitely/not/there"},
 	} {

@@ -45,6 +45,7 @@ type Runs interface {
 	ResolveOne(ctx context.Context, ref string) (*manager.Run, error)
 	ListPage(ctx context.Context, query manager.ListQuery) (manager.ListPage, error)
 	Logs(ctx context.Context, runID string, query manager.LogQuery) (manager.LogPage, error)
+	NetworkLog(ctx context.Context, runID string, query manager.NetworkQuery) (manager.NetworkPage, error)
 	WaitFor(ctx context.Context, query manager.WaitQuery) (manager.WaitResult, error)
 	Exec(ctx context.Context, runID string, opts manager.ExecOptions) (*manager.ExecResult, error)
 	SendInput(ctx context.Context, runID string, data []byte, eof bool) (int, error)
@@ -108,7 +109,7 @@ type call struct {
 // Inventory returns all tools, in the order in which a reader should meet them.
 func Inventory(deps Deps) []Tool {
 	definitions := []definition{
-		createRunTool(), startTool(), waitTool(), logsTool(), resolveTool(), listRunsTool(),
+		createRunTool(), startTool(), waitTool(), logsTool(), networkLogTool(), resolveTool(), listRunsTool(),
 		stopTool(), destroyTool(), execTool(), sendInputTool(), readFileTool(), writeFileTool(),
 	}
 	tools := make([]Tool, len(definitions))

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
-	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // statsTimeout bounds the question what a run uses now: an engine that hangs must
@@ -104,7 +103,11 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	f.add("isolation", isolationText(r))
 	f.add("isolation note", r.IsolationNote)
 	f.add("container", r.ContainerID)
-	f.add("network", networkText(r.Network))
+	f.add("network", networkText(r))
+	for _, rule := range r.NetworkRules {
+		f.add("network rule", rule)
+	}
+	f.add("requested", requestedText(r))
 	f.add("ports", portsText(r))
 	f.add("input", inputText(r))
 	f.add("limits", fmt.Sprintf("%s memory, %g CPUs, %d processes", bytesText(r.MemoryBytes), r.CPUs, r.PidsLimit))
@@ -125,14 +128,35 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	return f.write(a.out)
 }
 
-func networkText(n runtime.NetworkMode) string {
-	switch n {
-	case runtime.NetworkNone:
-		return "none: nothing but loopback"
-	case runtime.NetworkOpen:
-		return "open: unfiltered"
+func networkText(r *manager.Run) string {
+	text := string(r.Network)
+	switch r.Network {
+	case manager.NetworkNone:
+		text = "none: nothing but loopback"
+	case manager.NetworkStrict:
+		text = "strict: what its rules name, through the gate"
+	case manager.NetworkPermissive:
+		text = "permissive: the Internet by HTTP, through the gate, except what its rules deny"
 	}
-	return string(n)
+	if r.Learn {
+		text += "; what is refused is let through and recorded"
+	}
+	return text
+}
+
+// requestedText says what an ended run requested.
+func requestedText(r *manager.Run) string {
+	if r.Requested == nil {
+		return ""
+	}
+	text := fmt.Sprintf("%d requests, %d refused", r.Requested.Requests, r.Requested.Refused)
+	for i, refusal := range r.Requested.Last {
+		if i == 0 {
+			text += ":"
+		}
+		text += " " + refusal.Host
+	}
+	return text
 }
 
 func portsText(r *manager.Run) string {

@@ -73,7 +73,7 @@ func TestWhatANativeRunCannotHaveIsRefusedWithTheMend(t *testing.T) {
 		args []string
 		want string
 	}{
-		"an open network":      {[]string{"--network", "open"}, "use the docker runtime"},
+		"an open network":      {[]string{"--network", "open"}, "use none, strict or permissive"},
 		"the name of an image": {[]string{"--image", "debian:bookworm-slim"}, "docker save"},
 		"a tool directory":     {[]string{"--native-path", "/etc"}, "belongs to the host"},
 	} {

@@ -89,9 +89,10 @@ beginning of its ID (run_3f), or its name.`,
 	}
 	add(groupRuns,
 		a.runCommand(), a.listCommand(), a.logsCommand(), a.inspectCommand(), a.attachCommand(), a.execCommand(),
-		a.startCommand(), a.waitCommand(), a.stopCommand(), a.destroyCommand(), a.pruneCommand())
+		a.startCommand(), a.waitCommand(), a.stopCommand(), a.destroyCommand(), a.pruneCommand(), a.traceCommand(), a.policyCommand())
 	add(groupServer, a.serveCommand(), a.demoCommand())
-	add(groupMachine, a.doctorCommand(), a.versionCommand(), a.completionCommand())
+	root.AddCommand(a.daemonCommand())
+	add(groupMachine, a.doctorCommand(), a.grantCommand(), a.revokeCommand(), a.versionCommand(), a.completionCommand())
 	root.SetHelpCommandGroupID(groupMachine)
 	return root
 }
@@ -122,7 +123,11 @@ func (a *app) managerOptions() (manager.ManagerOptions, error) {
 	if err != nil {
 		return manager.ManagerOptions{}, err
 	}
-	return manager.ManagerOptions{Home: a.home, Runtime: runtime.Type(a.runtime), Logger: logger}, nil
+	gate, err := a.gateCommand()
+	if err != nil {
+		return manager.ManagerOptions{}, err
+	}
+	return manager.ManagerOptions{Home: a.home, Runtime: runtime.Type(a.runtime), GateCommand: gate, Logger: logger}, nil
 }
 
 // open returns a manager on the home. The caller passes it to closeManager.

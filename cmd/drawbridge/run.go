@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,9 +21,10 @@ import (
 type runFlags struct {
 	opts    manager.Options
 	env     []string
-	ports   []string
 	memory  string
 	network string
+	rules   []string
+	learn   bool
 	sandbox string
 	// nativePaths are directories that a native sandbox sees.
 	nativePaths []string
@@ -38,14 +40,19 @@ func (a *app) runCommand() *cobra.Command {
 		Short: "Create a run and start it in the foreground",
 		Long: `Create a run, start it, show its output and exit with its code.
 
-The sandbox sees the workspace at /workspace and nothing else of this machine; it
-has no network unless --network open gives it an unfiltered one. Without
---workspace it gets an empty directory that goes away with the run.
+The sandbox sees the workspace at /workspace and nothing else of this machine.
+Without --workspace it gets an empty directory that goes away with the run.
+
+What it reaches goes through the gate, request by request: with --network strict,
+the default, what an --allow rule names, and with permissive any host on the
+Internet by HTTP. A rule is HOST, HOST:PORT, or "HOST allow|deny METHOD /path". See
+what a run requested with "drawbridge trace".
 
 Ctrl-C stops the run, a second one kills it; closing the terminal leaves it
 running. The run and its log stay until "drawbridge destroy", or --rm.`,
 		Example: `  drawbridge run -- echo hello
   drawbridge run --tty --workspace . -- bash
+  drawbridge run --allow proxy.golang.org --allow sum.golang.org -w . -- go test ./...
   drawbridge run --detach --name server --timeout 1h -- ./server`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -64,8 +71,6 @@ running. The run and its log stay until "drawbridge destroy", or --rm.`,
 			}
 			m, err := a.open(func(o *manager.ManagerOptions) {
 				o.NoSandbox, o.NativePaths = isolation, f.nativePaths
-				// The person at the command line decides for themselves.
-				o.AllowOpenNetwork = true
 			})
 			if err != nil {
 				return err
@@ -95,13 +100,16 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.StringVar(&f.memory, "memory", "", "memory limit, e.g. 512m or 8g (default 4g)")
 	flags.Float64Var(&f.opts.CPUs, "cpus", 0, "CPU limit in cores (default 2)")
 	flags.Int64Var(&f.opts.PidsLimit, "pids", 0, "limit of processes and threads (default 1024)")
-	flags.StringVar(&f.network, "network", string(runtime.NetworkNone), "none, or open for an unfiltered network")
-	flags.StringArrayVarP(&f.ports, "port", "p", nil, "NAME=PORT publishes a port of the sandbox on 127.0.0.1; may be repeated")
+	flags.StringVar(&f.network, "network", "", "none, strict or permissive (default strict, and none where the runtime cannot have the gate)")
+	flags.StringArrayVar(&f.rules, "allow", nil, "rule of what it reaches, e.g. api.example.com; may be repeated, the first that matches decides")
+	flags.BoolVar(&f.learn, "learn", false, "let through what the rules refuse, and record it for \"drawbridge policy suggest\"")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
 	detachFlag(cmd, &f.keys)
-	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions([]string{"none", "open"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions(networkNames, cobra.ShellCompDirectiveNoFileComp))
 }
+
+var networkNames = []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}
 
 // imageHelp describes a flag that names an image.
 func imageHelp(what string) string {
@@ -142,15 +150,10 @@ func (a *app) parseRun(f runFlags) (manager.Options, error) {
 	if opts.MemoryBytes, err = parseBytes("--memory", f.memory); err != nil {
 		return opts, err
 	}
-	if opts.Ports, err = parsePorts(f.ports); err != nil {
-		return opts, err
+	if f.network != "" && !slices.Contains(networkNames, f.network) {
+		return opts, usagef("use none, strict or permissive", "unknown --network %q", f.network)
 	}
-	switch n := runtime.NetworkMode(f.network); n {
-	case runtime.NetworkNone, runtime.NetworkOpen:
-		opts.Network = n
-	default:
-		return opts, usagef("use none or open", "unknown --network %q", f.network)
-	}
+	opts.Network, opts.NetworkRules, opts.Learn = manager.Network(f.network), f.rules, f.learn
 	opts.Runtime = runtime.Type(a.runtime)
 	opts.Interactive = opts.Interactive || opts.TTY
 	if opts.TTY && !f.detach {
@@ -226,20 +229,4 @@ func parseBytes(flag, s string) (int64, error) {
 		return 0, usagef("give e.g. 512m or 8g", "%s %q is no size", flag, s)
 	}
 	return n << shift, nil
-}
-
-func parsePorts(entries []string) (map[string]int, error) {
-	ports := make(map[string]int, len(entries))
-	for _, entry := range entries {
-		name, number, ok := strings.Cut(entry, "=")
-		port, err := strconv.Atoi(number)
-		if !ok || name == "" || err != nil {
-			return nil, usagef("write e.g. web=8080", "%q is no port", entry)
-		}
-		if _, taken := ports[name]; taken {
-			return nil, usagef("give each endpoint a name of its own", "the endpoint %q is named twice", name)
-		}
-		ports[name] = port
-	}
-	return ports, nil
 }

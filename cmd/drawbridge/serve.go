@@ -26,7 +26,6 @@ type serveFlags struct {
 	origins     []string
 	hosts       []string
 	roots       []string
-	openNet     bool
 	maxRuns     int
 	maxMemory   string
 	logLimit    string
@@ -70,7 +69,6 @@ directory in which the server was started.`,
 	flags.StringArrayVar(&f.origins, "allowed-origin", nil, "web origin whose pages may call, e.g. https://ide.example.com; may be repeated")
 	flags.StringArrayVar(&f.hosts, "allowed-host", nil, "Host header to accept besides loopback names; may be repeated")
 	flags.StringArrayVar(&f.roots, "workspace-root", nil, "directory below which workspaces may lie; may be repeated (default the current directory)")
-	flags.BoolVar(&f.openNet, "allow-open-network", false, "let runs ask for an unfiltered network")
 	flags.IntVar(&f.maxRuns, "max-runs", manager.DefaultMaxLiveRuns, "live runs at most")
 	flags.StringVar(&f.logLimit, "log-limit", "", "what is kept of the output of a run, the oldest part is dropped first (default 64m)")
 	flags.StringVar(&f.maxMemory, "max-memory", "", "memory limits of all live runs together, e.g. 32g (default no bound)")
@@ -257,7 +255,7 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 		return opts, err
 	}
 	opts.MaxLiveRuns, opts.MaxCPUs = f.maxRuns, f.maxCPUs
-	opts.AllowOpenNetwork, opts.DefaultImage = f.openNet, f.image
+	opts.DefaultImage = f.image
 	opts.NativePaths, opts.ImageRoots = f.nativePaths, f.imageRoots
 	return opts, nil
 }

@@ -9,38 +9,41 @@ import (
 
 // runView is a run as programs read it. The keys are those of the MCP tools.
 type runView struct {
-	ID             string         `json:"id"`
-	Name           string         `json:"name"`
-	State          string         `json:"state"`
-	StateConfirmed bool           `json:"state_confirmed"`
-	StateNote      string         `json:"state_note,omitempty"`
-	ExitCode       *int           `json:"exit_code,omitempty"`
-	Signal         string         `json:"signal,omitempty"`
-	OOMKilled      bool           `json:"oom_killed"`
-	EndReason      string         `json:"end_reason,omitempty"`
-	Error          string         `json:"error,omitempty"`
-	Command        []string       `json:"command"`
-	Workspace      string         `json:"workspace"`
-	Image          string         `json:"image"`
-	Runtime        string         `json:"runtime"`
-	Isolation      string         `json:"isolation"`
-	IsolationNote  string         `json:"isolation_note,omitempty"`
-	ContainerID    string         `json:"container_id,omitempty"`
-	Network        string         `json:"network"`
-	Ports          map[string]int `json:"ports,omitempty"`
-	HostPorts      map[string]int `json:"host_ports,omitempty"`
-	Interactive    bool           `json:"interactive"`
-	TTY            bool           `json:"tty"`
-	Keep           bool           `json:"keep"`
-	MemoryBytes    int64          `json:"memory_bytes"`
-	CPUs           float64        `json:"cpus"`
-	PidsLimit      int64          `json:"pids_limit"`
-	TimeoutSeconds float64        `json:"timeout_seconds,omitempty"`
-	Deadline       *time.Time     `json:"deadline,omitempty"`
-	CreatedAt      *time.Time     `json:"created_at"`
-	StartedAt      *time.Time     `json:"started_at,omitempty"`
-	StoppedAt      *time.Time     `json:"stopped_at,omitempty"`
-	Directory      string         `json:"directory,omitempty"`
+	ID             string                  `json:"id"`
+	Name           string                  `json:"name"`
+	State          string                  `json:"state"`
+	StateConfirmed bool                    `json:"state_confirmed"`
+	StateNote      string                  `json:"state_note,omitempty"`
+	ExitCode       *int                    `json:"exit_code,omitempty"`
+	Signal         string                  `json:"signal,omitempty"`
+	OOMKilled      bool                    `json:"oom_killed"`
+	EndReason      string                  `json:"end_reason,omitempty"`
+	Error          string                  `json:"error,omitempty"`
+	Command        []string                `json:"command"`
+	Workspace      string                  `json:"workspace"`
+	Image          string                  `json:"image"`
+	Runtime        string                  `json:"runtime"`
+	Isolation      string                  `json:"isolation"`
+	IsolationNote  string                  `json:"isolation_note,omitempty"`
+	ContainerID    string                  `json:"container_id,omitempty"`
+	Network        string                  `json:"network"`
+	NetworkRules   []string                `json:"network_rules,omitempty"`
+	Learn          bool                    `json:"learn,omitempty"`
+	Requested      *manager.NetworkSummary `json:"requested,omitempty"`
+	Ports          map[string]int          `json:"ports,omitempty"`
+	HostPorts      map[string]int          `json:"host_ports,omitempty"`
+	Interactive    bool                    `json:"interactive"`
+	TTY            bool                    `json:"tty"`
+	Keep           bool                    `json:"keep"`
+	MemoryBytes    int64                   `json:"memory_bytes"`
+	CPUs           float64                 `json:"cpus"`
+	PidsLimit      int64                   `json:"pids_limit"`
+	TimeoutSeconds float64                 `json:"timeout_seconds,omitempty"`
+	Deadline       *time.Time              `json:"deadline,omitempty"`
+	CreatedAt      *time.Time              `json:"created_at"`
+	StartedAt      *time.Time              `json:"started_at,omitempty"`
+	StoppedAt      *time.Time              `json:"stopped_at,omitempty"`
+	Directory      string                  `json:"directory,omitempty"`
 }
 
 func viewOf(r *manager.Run) runView {
@@ -49,7 +52,7 @@ func viewOf(r *manager.Run) runView {
 		ExitCode: r.ExitCode, Signal: r.Signal, OOMKilled: r.OOMKilled, EndReason: string(r.EndReason), Error: r.Error,
 		Command: r.Command, Workspace: r.Workspace, Image: r.Image,
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
-		Network: string(r.Network), Ports: r.Ports, HostPorts: r.HostPorts,
+		Network: string(r.Network), NetworkRules: r.NetworkRules, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts,
 		Interactive: r.Interactive, TTY: r.TTY, Keep: r.KeepContainer,
 		MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit, TimeoutSeconds: r.Timeout.Seconds(),
 		Deadline: instant(r.Deadline), CreatedAt: instant(r.CreatedAt), StartedAt: instant(r.StartedAt), StoppedAt: instant(r.StoppedAt),

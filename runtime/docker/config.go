@@ -218,6 +218,10 @@ func (p *plan) mounts() []mount.Mount {
 	if p.how.mode == modeDirect {
 		mounts = append(mounts, bind(h.socket(), runtime.GuestSocket, true))
 	}
+	if gate := p.spec.Gate; gate != nil {
+		mounts = append(mounts, bind(gate.Dir, runtime.GateDir, true),
+			bind(filepath.Join(gate.Dir, runtime.GateBundle), runtime.SystemBundle, true))
+	}
 	for _, m := range p.spec.Mounts {
 		mounts = append(mounts, bind(m.Source, m.Target, m.ReadOnly))
 	}

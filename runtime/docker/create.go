@@ -76,6 +76,9 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	if spec.Gate != nil && how.gate != "" {
+		return nil, fmt.Errorf("give the sandbox a gate: %w: %s", runtime.ErrUnsupported, how.gate)
+	}
 	user, err := confine.WorkspaceOwner(spec.Workspace)
 	if err != nil {
 		return nil, err
@@ -144,7 +147,7 @@ func (p *plan) guestCall() (arguments, env []string, err error) {
 	}
 	// The environment goes beside the start, not in it, so that a command line
 	// never holds what it may hold.
-	start, err := link.EncodeStart(link.Start{
+	s := link.Start{
 		Command:     p.spec.Command,
 		Dir:         runtime.WorkspacePath,
 		TTY:         p.spec.TTY,
@@ -154,7 +157,13 @@ func (p *plan) guestCall() (arguments, env []string, err error) {
 		Timeout:     p.spec.Timeout,
 		Grace:       p.spec.Grace,
 		LogLimit:    p.spec.LogLimit,
-	})
+	}
+	if p.spec.Gate != nil {
+		// The command can read it there. It is no use to it: what it can reach
+		// with the token it reaches through the guest.
+		s.Gate, s.GateToken = runtime.GateSocket, p.spec.Gate.Token
+	}
+	start, err := link.EncodeStart(s)
 	if err != nil {
 		return nil, nil, fmt.Errorf("encode what the guest has to start: %w", err)
 	}

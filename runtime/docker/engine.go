@@ -31,6 +31,7 @@ type facts struct {
 	arch       string // as Go names it
 	runsc      string // name of the gVisor runtime, empty if there is none
 	filters    bool   // that runtime applies the seccomp filter that it is given
+	sockets    bool   // and passes sockets of the host on
 	runc       string // name of the runc runtime, empty for the engine's default
 	remaps     bool   // the engine maps the users of containers by default
 	sameKernel bool   // containers run on this machine's kernel and see its files
@@ -79,6 +80,8 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		OpenNetwork:  true,
 		PublishPorts: true,
 		CloseInput:   how.mode == modeDirect,
+		Gate:         how.gate == "",
+		GateMend:     how.gate,
 	}, nil
 }
 
@@ -160,7 +163,9 @@ func factsOf(info system.Info, host, kernel string) (*facts, error) {
 		switch base := path.Base(info.Runtimes[name].Path); {
 		case name == "runsc", base == "runsc" && f.runsc == "":
 			f.runsc = name
-			f.filters = slices.Contains(info.Runtimes[name].Args, ociSeccomp) || slices.Contains(info.Runtimes[name].Args, ociSeccomp+"=true")
+			args := info.Runtimes[name].Args
+			f.filters = slices.Contains(args, ociSeccomp) || slices.Contains(args, ociSeccomp+"=true")
+			f.sockets = slices.Contains(args, hostSockets) || slices.Contains(args, "--host-uds=all")
 		case name == "runc":
 			f.runc = name
 		}
@@ -192,20 +197,26 @@ type chosen struct {
 	note      string // short: it is part of every answer about a run
 	mend      string // what a person can do about it
 	mode      mode
+	// gate is why a sandbox cannot have one, and what to do; empty if it can.
+	gate string
 }
 
 // ociSeccomp makes gVisor apply the seccomp filter of a container, which it ignores
 // otherwise because its own kernel is what protects the host.
 const ociSeccomp = "--oci-seccomp"
 
+// hostSockets makes gVisor pass sockets of the host into a container, one of which
+// is the gate's.
+const hostSockets = "--host-uds=open"
+
 // registerRunsc is how a person gets gVisor into an engine.
-const registerRunsc = `install runsc (https://gvisor.dev/docs/user_guide/install), put {"runtimes":{"runsc":{"path":"/usr/local/bin/runsc","runtimeArgs":["--platform=systrap","--oci-seccomp"]}}} into /etc/docker/daemon.json, and reload the engine with ` + "`systemctl reload docker`"
+const registerRunsc = `install runsc (https://gvisor.dev/docs/user_guide/install), put {"runtimes":{"runsc":{"path":"/usr/local/bin/runsc","runtimeArgs":["--platform=systrap","--oci-seccomp","--host-uds=open"]}}} into /etc/docker/daemon.json, and reload the engine with ` + "`systemctl reload docker`"
 
 // isolation chooses what stands between a new sandbox and the host.
 func (d *Driver) isolation(f *facts) (chosen, error) {
-	c := chosen{mode: modeEngine}
+	c := chosen{mode: modeEngine, gate: "this engine cannot pass a socket of this machine into a container; use one that runs here, or --runtime native"}
 	if f.direct() && !d.options.EngineStreams {
-		c.mode = modeDirect
+		c.mode, c.gate = modeDirect, ""
 	}
 	want := d.options.Sandbox
 	switch {
@@ -214,6 +225,9 @@ func (d *Driver) isolation(f *facts) (chosen, error) {
 		if !f.filters {
 			c.note = "gVisor is registered without " + ociSeccomp + ": the sandbox can leave set-user-ID files in its workspace"
 			c.mend = "add " + ociSeccomp + " to the runtimeArgs of " + f.runsc + " in /etc/docker/daemon.json"
+		}
+		if c.gate == "" && !f.sockets {
+			c.gate = "gVisor is registered without " + hostSockets + "; add that to the runtimeArgs of " + f.runsc + " in /etc/docker/daemon.json and reload the engine with `systemctl reload docker`, or use --runtime native"
 		}
 		return c, nil
 	case want != nil && *want:

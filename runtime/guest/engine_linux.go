@@ -61,6 +61,9 @@ func runFrames(procs *processes, arg string) int {
 	if err != nil {
 		return setupFailed(status, err)
 	}
+	if err := r.openGate(); err != nil {
+		return setupFailed(status, err)
+	}
 	if r.input.file != nil {
 		go r.copyStdin()
 	}

@@ -75,6 +75,9 @@ func runDirect(procs *processes, meeting *link.Meeting, start link.Start, files 
 	if err != nil {
 		return fail(err)
 	}
+	if err := r.openGate(); err != nil {
+		return fail(err)
+	}
 	// Reserves the room that the exit will need.
 	if err := status(link.Status{}); err != nil {
 		return fail(err)
@@ -120,6 +123,19 @@ func newRun(procs *processes, start link.Start, rec recorder, report func(link.S
 		input:   newInput(io.stdin, start.TTY),
 		started: make(chan struct{}), attached: make(chan struct{}), lost: make(chan struct{}),
 	}, nil
+}
+
+// openGate makes the way out, where there is one.
+func (r *run) openGate() error {
+	if r.start.Gate == "" {
+		return nil
+	}
+	f, err := newForwarder(r.start.Gate, r.start.GateToken)
+	if err != nil {
+		return err
+	}
+	go f.serve() // until the guest ends
+	return nil
 }
 
 // lastSignal is the greatest signal number of Linux.

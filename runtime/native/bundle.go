@@ -69,6 +69,9 @@ type plan struct {
 	group  int
 	root   *rootfs.Root
 	handle *handle
+	// systemBundle says that the root has a place for the authorities that
+	// programs in it trust.
+	systemBundle bool
 }
 
 // ordinary tells whether no more than an ordinary user's rights are at hand. The
@@ -201,6 +204,12 @@ func (p *plan) mounts(limits runtime.Resources) []specs.Mount {
 		bind(socketOf(p.handle), runtime.GuestSocket, true),
 		bind(workspace, runtime.WorkspacePath, false),
 	)
+	if gate := p.spec.Gate; gate != nil {
+		all = append(all, bind(gate.Dir, runtime.GateDir, true))
+		if p.systemBundle {
+			all = append(all, bind(filepath.Join(gate.Dir, runtime.GateBundle), runtime.SystemBundle, true))
+		}
+	}
 	for _, m := range p.spec.Mounts {
 		all = append(all, bind(m.Source, path.Clean(m.Target), m.ReadOnly))
 	}
@@ -235,6 +244,12 @@ func (p *plan) writeBundle(skeletons *rootfs.Skeletons) error {
 		if err := p.root.AddTarget(m.Target, info.IsDir()); err != nil {
 			return err
 		}
+	}
+	if p.spec.Gate != nil {
+		if err := p.root.AddTarget(runtime.GateDir, true); err != nil {
+			return err
+		}
+		p.systemBundle = p.root.AddTarget(runtime.SystemBundle, false) == nil
 	}
 	root, err := skeletons.Use(p.root)
 	if err != nil {

@@ -124,6 +124,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		Resize:     true,
 		Exec:       true,
 		CloseInput: true,
+		Gate:       true,
 	}
 	if e.isolation == runtime.IsolationRunc {
 		can.Note = "gVisor was refused: the host's kernel is shared"

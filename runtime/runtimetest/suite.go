@@ -79,6 +79,7 @@ func Run(t *testing.T, h Harness) {
 		{"Recovery", s.testRecovery},
 		{"Hardening", s.testHardening},
 		{"Bounds", s.testBounds},
+		{"Gate", s.testGate},
 	}
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) {

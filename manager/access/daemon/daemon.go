@@ -1,15 +1,113 @@
-// Package daemon is about the long-lived host process that owns the gate, as a
-// run's record refers to it.
+// Package daemon is the long-lived host process that owns the gate: one for each
+// home, started by the first Manager that has a run for it, and gone some minutes
+// after the last such run. Managers come and go with the clients that started
+// them; sandboxes do not, and neither does their way out.
 //
-// The package holds what is said to that process about a run. It starts no
-// process and opens no connection.
+// Serve is the process. Client is how Managers find it, start it where there is
+// none, and register runs. What is said between the two (this file) goes over a
+// Unix socket that only the home's owner can connect to, and of which the daemon
+// asks the kernel who is at the other end.
+//
+// A registration holds names and rules, never a credential. The daemon writes it
+// down before it listens for the run, so that a daemon that takes the place of one
+// that was killed has the same policies, tokens and sockets: a sandbox sees
+// nothing of it but connections that broke off.
 package daemon
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"slices"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
+)
 
 // RegisterRequest introduces a run to the daemon. It carries names of grants,
 // never a credential, so that it can be stored with the run.
 type RegisterRequest struct {
 	RunID         string   `json:"run_id"`
 	Grants        []string `json:"grants,omitempty"`
-	NetworkPolicy string   `json:"network_policy,omitempty"` // "permissive" or "strict"
-	NetworkAllow  []string `json:"network_allow,omitempty"`  // host patterns
+	NetworkPolicy string   `json:"network_policy,omitempty"` // "permissive" or "strict", which is the default
+	NetworkRules  []string `json:"network_rules,omitempty"`  // see policy.ParseRule
+	// Learn lets through what the policy refuses, and has it recorded.
+	Learn bool `json:"learn,omitempty"`
+	// GateDir is the run's directory on the host for what its sandbox gets of
+	// the gate: the socket and certificates.
+	GateDir string `json:"gate_dir"`
+	// LogDir holds a log, from logring.Create with LogLimit, for a record of
+	// each request.
+	LogDir   string `json:"log_dir"`
+	LogLimit int64  `json:"log_limit"` // bytes
+	// Token is that of an earlier registration of the run, empty if there was
+	// none.
+	Token string `json:"token,omitempty"`
+}
+
+// Registration is what a run is told about the gate.
+type Registration struct {
+	Token  string `json:"token"`  // what its guest begins connections with
+	Commit string `json:"commit"` // the build of the daemon
+}
+
+// Health is what a daemon says of itself.
+type Health struct {
+	PID    int    `json:"pid"`
+	Commit string `json:"commit"`
+	Runs   int    `json:"runs"` // that are registered
+}
+
+// Names of files in RegisterRequest.GateDir.
+const (
+	SocketFile = "gate.sock"     // where the gate listens for the run
+	CAFile     = "ca.pem"        // the gate's own authority
+	BundleFile = "ca-bundle.pem" // the authorities of this host, and the gate's
+)
+
+const maxRules = 1000 // of one run: about what still decides in microseconds
+
+var runIDs = regexp.MustCompile(`^run_[0-9a-f]{12}$`)
+
+// policy checks a request and returns the policy that it asks for.
+func (r *RegisterRequest) policy() (*policy.Policy, error) {
+	switch {
+	case !runIDs.MatchString(r.RunID): // from a file that somebody changed
+		return nil, fmt.Errorf("%q is not a run ID", r.RunID)
+	case len(r.Grants) > 0:
+		return nil, errors.New("this build has no grants")
+	case !filepath.IsAbs(r.GateDir) || !filepath.IsAbs(r.LogDir):
+		return nil, errors.New("the directories of a run must be absolute")
+	}
+	return ParsePolicy(r.NetworkPolicy, r.NetworkRules)
+}
+
+// ParsePolicy returns the policy of a mode, "strict" (or nothing) or "permissive",
+// and rules. Errors are for whoever wrote them.
+func ParsePolicy(mode string, rules []string) (*policy.Policy, error) {
+	if mode == "" {
+		mode = string(policy.Strict)
+	}
+	if !slices.Contains([]string{string(policy.Strict), string(policy.Permissive)}, mode) {
+		return nil, fmt.Errorf("unknown network policy %q; use strict or permissive", mode)
+	}
+	if len(rules) > maxRules {
+		return nil, fmt.Errorf("there are %d network rules, the limit is %d", len(rules), maxRules)
+	}
+	parsed := make([]policy.Rule, len(rules))
+	for i, text := range rules {
+		rule, err := policy.ParseRule(text)
+		if err != nil {
+			return nil, err
+		}
+		parsed[i] = rule
+	}
+	return policy.New(policy.Mode(mode), parsed), nil
+}
+
+// Paths below a home.
+func daemonDir(home string) string  { return filepath.Join(home, "daemon") }
+func socketPath(home string) string { return filepath.Join(daemonDir(home), "daemon.sock") }
+func runFile(home, id string) string {
+	return filepath.Join(daemonDir(home), "runs", id+".json")
 }

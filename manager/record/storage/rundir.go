@@ -27,6 +27,13 @@ func (r *RunStore) Dir() string { return filepath.Join(r.home, runsDir, r.id) }
 // LogsDir returns where the run's log ring is, see package logring.
 func (r *RunStore) LogsDir() string { return filepath.Join(r.Dir(), "logs") }
 
+// NetworkLogDir returns where the record of what the run requested is, see package
+// logring.
+func (r *RunStore) NetworkLogDir() string { return filepath.Join(r.Dir(), "network") }
+
+// GateDir returns where the gate puts what the run's sandbox gets of it.
+func (r *RunStore) GateDir() string { return filepath.Join(r.Dir(), "gate") }
+
 // StagingDir returns where files are prepared that the run gets.
 func (r *RunStore) StagingDir() string { return filepath.Join(r.Dir(), "staging") }
 
@@ -52,6 +59,38 @@ func (r *RunStore) Create(logLimit int64) error {
 		return fmt.Errorf("make the log of run %s: %w", r.id, err)
 	}
 	return nil
+}
+
+// CreateNetworkLog makes the directories of a run that has a gate, with an empty
+// record of at most limit bytes. It fails if they are there.
+func (r *RunStore) CreateNetworkLog(limit int64) error {
+	if err := r.check(); err != nil {
+		return fmt.Errorf("make the network log of a run: %w", err)
+	}
+	// In the sandbox another user looks into the gate's; here nobody else gets
+	// past the run's.
+	for dir, mode := range map[string]os.FileMode{r.NetworkLogDir(): 0o700, r.GateDir(): 0o755} {
+		if err := os.Mkdir(dir, mode); err != nil {
+			return fmt.Errorf("make the network log of run %s: %w", r.id, err)
+		}
+	}
+	if err := logring.Create(r.NetworkLogDir(), limit); err != nil {
+		return fmt.Errorf("make the network log of run %s: %w", r.id, err)
+	}
+	return nil
+}
+
+// OpenNetworkLog opens the record of what the run requested. The error matches
+// fs.ErrNotExist where it has none. The caller closes it.
+func (r *RunStore) OpenNetworkLog() (*logring.Reader, error) {
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("open the network log of a run: %w", err)
+	}
+	reader, err := logring.Open(r.NetworkLogDir())
+	if err != nil {
+		return nil, fmt.Errorf("open the network log of run %s: %w", r.id, err)
+	}
+	return reader, nil
 }
 
 // OpenLogs opens the run's log for reading. The caller closes it.

@@ -26,6 +26,7 @@ type Order struct {
 	Timeout     time.Duration
 	Grace       time.Duration
 	LogLimit    int64
+	GateToken   string // empty where there is no gate
 }
 
 // HomeDefaults are set unless a spec has them: the sandbox's list of users need
@@ -35,7 +36,7 @@ var HomeDefaults = []string{"HOME=/tmp", "USER=sandbox"}
 // NewOrder returns the order of a spec; image is the environment that its image
 // sets.
 func NewOrder(spec runtime.Spec, image []string) Order {
-	return Order{
+	o := Order{
 		Command:     spec.Command,
 		Env:         environment(image, spec.Env),
 		TTY:         spec.TTY,
@@ -46,6 +47,10 @@ func NewOrder(spec runtime.Spec, image []string) Order {
 		Grace:       spec.Grace,
 		LogLimit:    spec.LogLimit,
 	}
+	if spec.Gate != nil {
+		o.GateToken = spec.Gate.Token
+	}
+	return o
 }
 
 // ReadOrder reads what Create left for Start.
@@ -78,6 +83,9 @@ func (o *Order) Start(opts runtime.StartOptions) link.Start {
 	}
 	if opts.Rows != 0 && opts.Cols != 0 {
 		s.Rows, s.Cols = opts.Rows, opts.Cols
+	}
+	if o.GateToken != "" {
+		s.Gate, s.GateToken = runtime.GateSocket, o.GateToken
 	}
 	return s
 }

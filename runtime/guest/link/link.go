@@ -109,6 +109,10 @@ type Start struct {
 	// end of the command.
 	Kept     bool
 	LogLimit int64 // bytes; zero is logring.DefaultLimit
+	// Gate is the path in the sandbox of the gate's socket, to which the guest
+	// forwards what commands send to the proxy on loopback. Empty is none.
+	Gate      string
+	GateToken string // what each connection to it begins with
 }
 
 // Files are what a guest works on. HandOver does not close them.

@@ -102,6 +102,8 @@ func (s Start) encode() []byte {
 	e.number(uint64(max(s.Grace, 0)))
 	e.number(uint64(max(s.LogLimit, 0)))
 	e.flag(s.Kept)
+	e.text(s.Gate)
+	e.text(s.GateToken)
 	return e
 }
 
@@ -113,7 +115,7 @@ func decodeStart(b []byte) (Start, error) {
 		TTY: d.flag(), Rows: d.uint16(), Cols: d.uint16(),
 		Interactive: d.flag(), WaitAttach: d.flag(),
 		Timeout: d.duration(), Grace: d.duration(), LogLimit: int64(d.number(1<<63 - 1)),
-		Kept: d.flag(),
+		Kept: d.flag(), Gate: d.text(), GateToken: d.text(),
 	}
 	return s, d.err("start")
 }

@@ -6,7 +6,12 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -33,6 +38,8 @@ func main() {
 		"bytes":       everyByte,
 		"crowd":       crowd,
 		"orphan":      orphan,
+		"ask":         ask,
+		"echo":        echo,
 		"sleep":       func(string) { time.Sleep(time.Hour) },
 	}
 	action, ok := actions[os.Args[1]]
@@ -53,6 +60,41 @@ func number(text string) int {
 		fail(err.Error())
 	}
 	return n
+}
+
+const gateAddress = "127.0.0.1:3128"
+
+func connect() *net.TCPConn {
+	conn, err := net.DialTimeout("tcp", gateAddress, 10*time.Second)
+	if err != nil {
+		fmt.Println("no gate:", err)
+		os.Exit(1)
+	}
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	return conn.(*net.TCPConn)
+}
+
+// ask sends its argument to the gate and prints what comes back.
+func ask(text string) {
+	conn := connect()
+	_, _ = io.WriteString(conn, text)
+	_ = conn.CloseWrite()
+	if _, err := io.Copy(os.Stdout, conn); err != nil {
+		fail(err.Error())
+	}
+}
+
+// echo sends bytes to a gate that sends them back, and checks them.
+func echo(count string) {
+	conn := connect()
+	sent, received := sha256.New(), sha256.New()
+	n := int64(number(count))
+	go func() {
+		_, _ = io.Copy(conn, io.TeeReader(io.LimitReader(rand.Reader, n), sent))
+		_ = conn.CloseWrite()
+	}()
+	got, err := io.Copy(received, conn)
+	fmt.Println(got, bytes.Equal(sent.Sum(nil), received.Sum(nil)), err)
 }
 
 // ignoreTerm outlives SIGTERM.

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+)
+
+// extraCAVariable names a file of further authorities that servers' certificates
+// are checked against: those of a company's own services.
+const extraCAVariable = "DRAWBRIDGE_EXTRA_CA"
+
+// gateCommand returns what starts the daemon of the home.
+func (a *app) gateCommand() ([]string, error) {
+	home, err := a.homeDir()
+	if err != nil {
+		return nil, err
+	}
+	program, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
+	return []string{program, "daemon", "--home", home, "--log-level", "info"}, nil
+}
+
+// daemonCommand is for programs: whoever needs the daemon starts it.
+func (a *app) daemonCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "daemon",
+		Short:  "Serve the gate for the runs of a home",
+		Long:   "Serve the gate for the runs of a home. It is started where it is needed, and ends by itself.",
+		Hidden: true,
+		Args:   noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			home, err := a.homeDir()
+			if err != nil {
+				return err
+			}
+			logger, err := a.logger()
+			if err != nil {
+				return err
+			}
+			var roots []byte
+			if file := os.Getenv(extraCAVariable); file != "" {
+				if roots, err = os.ReadFile(file); err != nil {
+					return fmt.Errorf("read the authorities that %s names: %w", extraCAVariable, err)
+				}
+			}
+			raiseOpenFiles()
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+			defer stop()
+			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Roots: roots, Log: logger})
+			if errors.Is(err, daemon.ErrRunning) {
+				return nil // another one was faster
+			}
+			return err
+		},
+	}
+}
+
+// raiseOpenFiles allows as many open files as this user may have: each connection
+// takes two.
+func raiseOpenFiles() {
+	var limit syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil && limit.Cur < limit.Max {
+		limit.Cur = limit.Max
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit) // with fewer it works too
+	}
+}

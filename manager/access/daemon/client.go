@@ -1,0 +1,233 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	startTimeout = 15 * time.Second // from the start of a daemon to its first answer
+	callTimeout  = 15 * time.Second
+	startPause   = 5 * time.Millisecond // between two looks whether it answers
+	maxAnswer    = 1 << 20
+)
+
+// ErrNotRunning says that no daemon serves the home.
+var ErrNotRunning = errors.New("no daemon serves this home")
+
+// Client speaks with the daemon of a home, and starts it where that is needed. It
+// is safe for concurrent use.
+type Client struct {
+	home    string
+	command []string
+	http    *http.Client
+}
+
+// NewClient returns a client for a home, an absolute path. Command starts a daemon
+// of it, in the background, as Serve.
+func NewClient(home string, command []string) *Client {
+	c := &Client{home: home, command: command}
+	c.http = &http.Client{Transport: &http.Transport{
+		DialContext:     func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx, socketPath(home)) },
+		IdleConnTimeout: time.Minute,
+	}}
+	return c
+}
+
+// Close releases the client's connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Health asks the daemon how it is. The error matches ErrNotRunning if there is
+// none.
+func (c *Client) Health(ctx context.Context) (Health, error) {
+	var h Health
+	err := c.call(ctx, http.MethodGet, "/v1/health", nil, &h)
+	return h, err
+}
+
+// Register has the gate serve a run, and starts the daemon if none answers. It may
+// be repeated: the run keeps its token and socket, and gets the policy of the last
+// request.
+func (c *Client) Register(ctx context.Context, request RegisterRequest) (Registration, error) {
+	var got Registration
+	err := errors.Join(c.ensure(ctx))
+	for try := 0; err == nil; try++ {
+		err = c.call(ctx, http.MethodPost, "/v1/runs", request, &got)
+		if try > 2 || !errors.Is(err, ErrNotRunning) {
+			break
+		}
+		// It was just about to leave, or was ended.
+		err = c.ensure(ctx)
+	}
+	if err != nil {
+		return Registration{}, fmt.Errorf("register %s with the gate: %w", request.RunID, err)
+	}
+	return got, nil
+}
+
+// Unregister ends the service of a run. Where no daemon answers, none will serve
+// the run later.
+func (c *Client) Unregister(ctx context.Context, runID string) error {
+	err := c.call(ctx, http.MethodDelete, "/v1/runs/"+runID, nil, nil)
+	if errors.Is(err, ErrNotRunning) {
+		if err = os.Remove(runFile(c.home, runID)); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("unregister %s from the gate: %w", runID, err)
+	}
+	return nil
+}
+
+// Watch starts the daemon if none answers, and returns when it has ended or ctx
+// has.
+func (c *Client) Watch(ctx context.Context) error {
+	if err := c.ensure(ctx); err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://daemon/v1/watch", nil)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return notRunning(err)
+	}
+	defer resp.Body.Close()
+	_, _ = io.Copy(io.Discard, resp.Body) // until the end
+	return ctx.Err()
+}
+
+// ensure starts the daemon if none answers.
+func (c *Client) ensure(ctx context.Context) error {
+	if _, err := c.Health(ctx); !errors.Is(err, ErrNotRunning) {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	ended, err := c.spawn()
+	if err != nil {
+		return fmt.Errorf("start the daemon: %w", err)
+	}
+	for {
+		if _, err := c.Health(ctx); !errors.Is(err, ErrNotRunning) {
+			return err
+		}
+		select {
+		case err, running := <-ended:
+			if running && err != nil {
+				return fmt.Errorf("start the daemon: %w: %s", err, c.lastWords())
+			}
+			ended = nil // another one was faster, and will answer
+		case <-ctx.Done():
+			return fmt.Errorf("start the daemon: it does not answer: %w: %s", ctx.Err(), c.lastWords())
+		case <-time.After(startPause):
+		}
+	}
+}
+
+// spawn starts a daemon in a session of its own and returns what tells its end.
+func (c *Client) spawn() (<-chan error, error) {
+	if len(c.command) == 0 {
+		return nil, errors.New("there is no command for it")
+	}
+	if err := os.MkdirAll(daemonDir(c.home), 0o700); err != nil {
+		return nil, err
+	}
+	words, err := os.OpenFile(c.logFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer words.Close()
+	if info, err := words.Stat(); err == nil && info.Size() > maxAnswer {
+		_ = words.Truncate(0)
+	}
+	cmd := exec.Command(c.command[0], c.command[1:]...) // it outlives everybody's context
+	cmd.Stdout, cmd.Stderr = words, words
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended := make(chan error, 1)
+	go func() {
+		ended <- cmd.Wait() // for as long as this process lives: it leaves no zombie
+		close(ended)
+	}()
+	return ended, nil
+}
+
+func (c *Client) logFile() string { return filepath.Join(daemonDir(c.home), "daemon.log") }
+
+// lastWords returns the end of what daemons printed.
+func (c *Client) lastWords() string {
+	data, err := os.ReadFile(c.logFile())
+	if err != nil {
+		return "it left no log"
+	}
+	const most = 1 << 10
+	return strings.TrimSpace(string(data[max(0, len(data)-most):]))
+}
+
+// call performs one request.
+func (c *Client) call(ctx context.Context, method, path string, content, result any) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	var body io.Reader
+	if content != nil {
+		data, err := json.Marshal(content)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, body)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return notRunning(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return notRunning(err)
+	}
+	switch {
+	case resp.StatusCode == http.StatusServiceUnavailable:
+		return ErrNotRunning
+	case resp.StatusCode >= 300:
+		var why failure
+		if json.Unmarshal(data, &why) != nil || why.Message == "" {
+			why.Message = resp.Status
+		}
+		return errors.New(why.Message)
+	case result == nil:
+		return nil
+	}
+	return json.Unmarshal(data, result)
+}
+
+// notRunning tells errors of a daemon that is not there from others.
+func notRunning(err error) error {
+	for _, gone := range []error{syscall.ECONNREFUSED, os.ErrNotExist, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE} {
+		if errors.Is(err, gone) {
+			return ErrNotRunning
+		}
+	}
+	return err
+}

@@ -1,0 +1,492 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
+)
+
+const (
+	defaultIdle     = 5 * time.Minute
+	lookInterval    = time.Second // between two looks whether it is still needed
+	maxRequestBytes = 1 << 20
+	shutdownTimeout = 5 * time.Second
+	requestTimeout  = 30 * time.Second
+)
+
+// ErrRunning says that another daemon serves the home.
+var ErrRunning = errors.New("another daemon serves this home")
+
+// Options configure Serve.
+type Options struct {
+	Home   string // absolute
+	Commit string // of this build
+	// Idle is how long the daemon stays when there are no runs; zero is five
+	// minutes.
+	Idle time.Duration
+	// Roots are what servers' certificates are checked against beside the
+	// system's authorities, PEM.
+	Roots []byte
+	// Resolver resolves names for the gate; nil is the system's.
+	Resolver *net.Resolver
+	Log      *zap.Logger
+}
+
+// Serve is the daemon of a home. It returns when ctx ends, and by itself when it
+// has had no run for a while. If another one serves the home, the error matches
+// ErrRunning.
+func Serve(ctx context.Context, opts Options) error {
+	if opts.Idle == 0 {
+		opts.Idle = defaultIdle
+	}
+	if opts.Log == nil {
+		opts.Log = zap.NewNop()
+	}
+	if err := os.MkdirAll(filepath.Join(daemonDir(opts.Home), "runs"), 0o700); err != nil {
+		return fmt.Errorf("make the daemon's directory: %w", err)
+	}
+	lock, err := takeLock(opts.Home)
+	if err != nil {
+		return err
+	}
+	defer lock.Close() // the lock goes with it
+	s, err := newServer(opts)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	s.restore(ctx)
+	l, err := listen(socketPath(opts.Home), 0o600)
+	if err != nil {
+		return fmt.Errorf("listen for clients: %w", err)
+	}
+	return s.serve(ctx, l)
+}
+
+func takeLock(home string) (*os.File, error) {
+	path := filepath.Join(daemonDir(home), "daemon.lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open the daemon's lock: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, ErrRunning
+		}
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// server is a daemon.
+type server struct {
+	opts      Options
+	authority *proxy.Authority
+	bundle    []byte
+	gate      *proxy.Gate
+
+	mu      sync.Mutex
+	runs    map[string]*registered // guarded by mu
+	closing bool                   // guarded by mu; no run is registered any more
+	idle    time.Time              // guarded by mu; since when there is none
+	ended   chan struct{}          // closed when the daemon ends, for those who watch it
+}
+
+// registered is a run that the gate serves.
+type registered struct {
+	request RegisterRequest // with its token
+	stop    context.CancelFunc
+	stopped chan struct{}
+	log     *recorder
+}
+
+func newServer(opts Options) (*server, error) {
+	authority, err := proxy.OpenAuthority(filepath.Join(daemonDir(opts.Home), "ca"))
+	if err != nil {
+		return nil, err
+	}
+	roots, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("read this host's certificate authorities: %w", err)
+	}
+	roots.AppendCertsFromPEM(opts.Roots)
+	all := bundle(authority.PEM(), opts.Roots)
+	for name, content := range map[string][]byte{CAFile: authority.PEM(), BundleFile: all} {
+		if err := writeFile(filepath.Join(daemonDir(opts.Home), "shared-"+name), content, 0o644); err != nil {
+			return nil, fmt.Errorf("write what sandboxes get: %w", err)
+		}
+	}
+	return &server{
+		opts: opts, authority: authority, bundle: all,
+		gate:  proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Log: opts.Log}),
+		runs:  make(map[string]*registered),
+		idle:  time.Now(),
+		ended: make(chan struct{}),
+	}, nil
+}
+
+// bundleFiles are where systems keep all authorities in one file.
+var bundleFiles = []string{
+	"/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/ca-bundle.pem",
+	"/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem", "/etc/ssl/cert.pem",
+}
+
+// bundle is what programs in a sandbox trust: what this host trusts, for tunnels,
+// and the gate.
+func bundle(own, extra []byte) []byte {
+	all := append(append([]byte{}, own...), extra...)
+	for _, path := range bundleFiles {
+		if data, err := os.ReadFile(path); err == nil {
+			return append(append(data, '\n'), all...)
+		}
+	}
+	return all
+}
+
+func (s *server) close() {
+	s.mu.Lock()
+	runs := s.runs
+	s.runs, s.closing = nil, true
+	s.mu.Unlock()
+	for _, r := range runs {
+		r.end()
+	}
+	s.gate.Close()
+}
+
+// serve serves clients until ctx ends or there is nothing to do.
+func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/health", s.health)
+	mux.HandleFunc("GET /v1/watch", s.watch)
+	mux.HandleFunc("POST /v1/runs", s.register)
+	mux.HandleFunc("DELETE /v1/runs/{id}", s.unregister)
+	api := &http.Server{Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, IdleTimeout: time.Minute}
+	failed := make(chan error, 1)
+	go func() { failed <- api.Serve(ownListener{l}) }()
+	s.opts.Log.Info("the daemon serves", zap.String("home", s.opts.Home), zap.Int("pid", os.Getpid()))
+	ticks := time.NewTicker(min(max(s.opts.Idle/20, 10*time.Millisecond), lookInterval))
+	defer ticks.Stop()
+	var err error
+	for alive := true; alive; {
+		select {
+		case <-ctx.Done():
+			alive = false
+		case err = <-failed:
+			alive = false
+		case <-ticks.C:
+			alive = !s.leave() && s.atHome()
+		}
+	}
+	close(s.ended)
+	ending, stop := context.WithTimeout(context.Background(), shutdownTimeout)
+	defer stop()
+	_ = api.Shutdown(ending)
+	_ = os.Remove(socketPath(s.opts.Home)) // ours: the lock is held
+	return err
+}
+
+// atHome tells whether the home is still there: a daemon of a home that was removed
+// is of no use.
+func (s *server) atHome() bool {
+	_, err := os.Stat(socketPath(s.opts.Home))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// leave forgets runs that are gone, and reports whether there has been nothing to
+// do for so long that the daemon ends. From then on it takes no more runs.
+func (s *server) leave() bool {
+	s.mu.Lock()
+	var gone []string
+	for id, r := range s.runs {
+		if _, err := os.Stat(r.request.GateDir); errors.Is(err, os.ErrNotExist) {
+			gone = append(gone, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range gone {
+		s.forget(id)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closing = len(s.runs) == 0 && time.Since(s.idle) >= s.opts.Idle
+	return s.closing
+}
+
+// restore serves the runs that an earlier daemon served.
+func (s *server) restore(ctx context.Context) {
+	files, _ := filepath.Glob(runFile(s.opts.Home, "run_*"))
+	for _, file := range files {
+		var request RegisterRequest
+		data, err := os.ReadFile(file)
+		if err == nil {
+			err = json.Unmarshal(data, &request)
+		}
+		if err == nil {
+			if _, gone := os.Stat(request.GateDir); errors.Is(gone, os.ErrNotExist) {
+				_ = os.Remove(file)
+				continue
+			}
+			_, err = s.add(ctx, request)
+		}
+		if err != nil {
+			// Its Manager registers it again.
+			s.opts.Log.Warn("a run that was registered cannot be served", zap.String("file", file), zap.Error(err))
+		}
+	}
+}
+
+var errClosing = errors.New("the daemon is ending")
+
+// add serves a run. One that is served already keeps its token and its socket.
+func (s *server) add(ctx context.Context, request RegisterRequest) (*registered, error) {
+	rules, err := request.policy()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing {
+		return nil, errClosing
+	}
+	before := s.runs[request.RunID]
+	if before != nil {
+		request.Token = before.request.Token
+		if reflect.DeepEqual(before.request, request) {
+			return before, nil
+		}
+		before.end()
+		delete(s.runs, request.RunID)
+	}
+	if request.Token == "" {
+		request.Token = rand.Text()
+	}
+	r := &registered{request: request, stopped: make(chan struct{})}
+	if r.log, err = openRecorder(request.LogDir, request.LogLimit, s.opts.Log); err != nil {
+		return nil, err
+	}
+	l, err := s.prepare(&request)
+	if err != nil {
+		r.log.close()
+		return nil, err
+	}
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	r.stop = stop
+	run := &proxy.Run{ID: request.RunID, Token: request.Token, Policy: rules, Learn: request.Learn, Record: r.log.record}
+	go func() {
+		defer close(r.stopped)
+		s.gate.Serve(serving, run, l)
+	}()
+	s.runs[request.RunID] = r
+	return r, nil
+}
+
+// prepare writes a registration down and opens the run's socket.
+func (s *server) prepare(request *RegisterRequest) (*net.UnixListener, error) {
+	data, err := json.Marshal(request)
+	if err != nil {
+		return nil, err
+	}
+	for name, content := range map[string][]byte{CAFile: s.authority.PEM(), BundleFile: s.bundle} {
+		if err := s.share(name, content, request.GateDir); err != nil {
+			return nil, fmt.Errorf("write what the sandbox gets: %w", err)
+		}
+	}
+	if err := writeFile(runFile(s.opts.Home, request.RunID), data, 0o600); err != nil {
+		return nil, fmt.Errorf("record the run: %w", err)
+	}
+	// The directory is closed to other users of the host; in the sandbox the
+	// command's user has to get in.
+	l, err := listen(filepath.Join(request.GateDir, SocketFile), 0o666)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen for the run: %w", err), os.Remove(runFile(s.opts.Home, request.RunID)))
+	}
+	return l, nil
+}
+
+// share puts a file into a run's directory: the same file for all runs, where the
+// file system can do that.
+func (s *server) share(name string, content []byte, dir string) error {
+	own, theirs := filepath.Join(daemonDir(s.opts.Home), "shared-"+name), filepath.Join(dir, name)
+	if known, err := os.ReadFile(theirs); err == nil && bytes.Equal(known, content) {
+		return nil
+	}
+	if err := os.Remove(theirs + ".new"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if os.Link(own, theirs+".new") == nil {
+		return os.Rename(theirs+".new", theirs)
+	}
+	return writeFile(theirs, content, 0o644)
+}
+
+// writeFile writes a file whole or not at all.
+func writeFile(path string, data []byte, mode os.FileMode) error {
+	if err := os.WriteFile(path+".new", data, mode); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// forget ends the service of a run and leaves nothing of it.
+func (s *server) forget(id string) {
+	s.mu.Lock()
+	r := s.runs[id]
+	delete(s.runs, id)
+	s.idle = time.Now()
+	_ = os.Remove(runFile(s.opts.Home, id))
+	s.mu.Unlock()
+	if r == nil {
+		return
+	}
+	r.end()
+	_ = os.Remove(filepath.Join(r.request.GateDir, SocketFile))
+}
+
+// end ends connections and waits for them: what they did is recorded then.
+func (r *registered) end() {
+	r.stop()
+	<-r.stopped
+	r.log.close()
+}
+
+func (s *server) health(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	answer(w, http.StatusOK, Health{PID: os.Getpid(), Commit: s.opts.Commit, Runs: len(s.runs)})
+}
+
+// watch answers when the daemon ends, or with the end of the connection when it is
+// killed.
+func (s *server) watch(w http.ResponseWriter, req *http.Request) {
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	select {
+	case <-req.Context().Done():
+	case <-s.ended:
+	}
+}
+
+func (s *server) register(w http.ResponseWriter, req *http.Request) {
+	var request RegisterRequest
+	decoder := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxRequestBytes))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		answer(w, http.StatusBadRequest, failure{"read the request: " + err.Error()})
+		return
+	}
+	if err := s.belongs(&request); err != nil {
+		answer(w, http.StatusBadRequest, failure{err.Error()})
+		return
+	}
+	r, err := s.add(req.Context(), request)
+	switch {
+	case errors.Is(err, errClosing):
+		answer(w, http.StatusServiceUnavailable, failure{err.Error()})
+	case err != nil:
+		answer(w, http.StatusUnprocessableEntity, failure{err.Error()})
+	default:
+		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit})
+	}
+}
+
+// belongs refuses directories that are not the run's.
+func (s *server) belongs(request *RegisterRequest) error {
+	if !runIDs.MatchString(request.RunID) {
+		return fmt.Errorf("%q is not a run ID", request.RunID)
+	}
+	own := filepath.Join(s.opts.Home, "runs", request.RunID) + string(filepath.Separator)
+	for _, dir := range []string{request.GateDir, request.LogDir} {
+		if !strings.HasPrefix(filepath.Clean(dir)+string(filepath.Separator), own) {
+			return fmt.Errorf("%s is not in the directory of %s", dir, request.RunID)
+		}
+	}
+	return nil
+}
+
+func (s *server) unregister(w http.ResponseWriter, req *http.Request) {
+	id := req.PathValue("id")
+	if !runIDs.MatchString(id) {
+		answer(w, http.StatusBadRequest, failure{fmt.Sprintf("%q is not a run ID", id)})
+		return
+	}
+	s.forget(id)
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// failure is the content of an answer that is an error.
+type failure struct {
+	Message string `json:"message"`
+}
+
+func answer(w http.ResponseWriter, status int, value any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(value) // whoever asked may be gone
+}
+
+// recorder writes a run's requests down.
+type recorder struct {
+	log *zap.Logger
+
+	mu     sync.Mutex
+	writer *logring.Writer // guarded by mu; nil when closed
+}
+
+func openRecorder(dir string, limit int64, log *zap.Logger) (*recorder, error) {
+	segments, err := logring.OpenSegments(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open the run's network log: %w", err)
+	}
+	writer, err := logring.NewWriter(segments, limit)
+	if err != nil {
+		return nil, fmt.Errorf("open the run's network log: %w", err)
+	}
+	return &recorder{log: log, writer: writer}, nil
+}
+
+func (r *recorder) record(e proxy.Entry) {
+	line, err := json.Marshal(e)
+	if err != nil {
+		r.log.Error("a request cannot be written down", zap.Error(err))
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.writer == nil {
+		return
+	}
+	if _, err := r.writer.Append(logring.Stdout, e.Time, false, append(line, '\n')); err != nil {
+		r.log.Error("writing down a request failed", zap.String("host", e.Host), zap.Error(err))
+	}
+}
+
+func (r *recorder) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.writer != nil {
+		r.writer.Close()
+		r.writer = nil
+	}
+}

@@ -1,0 +1,36 @@
+//go:build !linux
+
+package daemon
+
+import (
+	"errors"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// withShortPath calls do with path: there is no shorter one here.
+func withShortPath(path string, do func(string) error) error { return do(path) }
+
+// checkPeer refuses connections of other users.
+func checkPeer(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var peer *unix.Xucred
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		peer, failed = unix.GetsockoptXucred(int(fd), unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
+	}); err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	if int(peer.Uid) != os.Geteuid() && peer.Uid != 0 {
+		return errors.New("it belongs to another user")
+	}
+	return nil
+}

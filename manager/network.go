@@ -1,0 +1,485 @@
+package manager
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
+	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// Network says what a run reaches. No sandbox has a network of its own: what gets
+// out goes through the gate, which decides about each request and records it.
+type Network string
+
+// The networks.
+const (
+	NetworkNone       Network = "none"       // nothing, and no gate
+	NetworkStrict     Network = "strict"     // what the run's rules name
+	NetworkPermissive Network = "permissive" // any host on the Internet, by HTTP, except what the rules deny
+)
+
+const (
+	// networkLogLimit bounds the record of a run's requests, in bytes: some
+	// 40,000 requests. The oldest are dropped.
+	networkLogLimit = 16 << 20
+	gateTimeout     = 5 * time.Second // for the end of a run's service, which must not hold the run's end up
+	// watchPause is the wait after a daemon that could not be started.
+	watchPause     = 100 * time.Millisecond
+	maxWatchPause  = 10 * time.Second
+	shownRefusals  = 5
+	maxPageEntries = 1000
+)
+
+// gateState is what is stored of a run's registration with the gate.
+type gateState struct {
+	Token  string `json:"token"`
+	Commit string `json:"commit,omitempty"`
+}
+
+// NetworkSummary is what a run's requests came to.
+type NetworkSummary struct {
+	Requests int       `json:"requests"`
+	Refused  int       `json:"refused"`
+	Last     []Refusal `json:"last,omitempty"` // refusals, the newest last
+}
+
+// Refusal is one request that the gate did not let through.
+type Refusal struct {
+	Host string `json:"host"` // with its port
+	Rule string `json:"rule,omitempty"`
+}
+
+// gateClient is the Manager's side of the gate.
+type gateClient struct {
+	client   *daemon.Client // nil where this Manager has no gate
+	watching sync.Once
+	wake     chan struct{} // there may be a run now whose gate is to be watched
+}
+
+func newGateClient(opts ManagerOptions) *gateClient {
+	g := &gateClient{wake: make(chan struct{}, 1)}
+	if len(opts.GateCommand) > 0 {
+		g.client = daemon.NewClient(opts.Home, opts.GateCommand)
+	}
+	return g
+}
+
+func (g *gateClient) close() {
+	if g.client != nil {
+		g.client.Close()
+	}
+}
+
+// chooseNetwork checks what a new run asks for, and fills in what it does not say.
+func (m *Manager) chooseNetwork(ctx context.Context, driver runtime.Runtime, opts *Options) error {
+	if len(opts.Ports) > 0 {
+		return failf(CodeUnsupported, "leave the ports out", "this build does not publish ports")
+	}
+	able := m.gate.client != nil
+	mend := "use network none"
+	if able {
+		can, err := driver.Capabilities(ctx)
+		if err != nil {
+			return err
+		}
+		able, mend = can.Gate, can.GateMend
+	}
+	asked := opts.Network
+	switch {
+	case asked == "" && able:
+		opts.Network = NetworkStrict
+	case asked == "" && (len(opts.NetworkRules) > 0 || opts.Learn):
+		return failf(CodeUnsupported, mend, "the gate, which network rules need, is not available to this run")
+	case asked == "":
+		opts.Network = NetworkNone
+	case asked == NetworkNone && (len(opts.NetworkRules) > 0 || opts.Learn):
+		return failf(CodeInvalidArgument, "use network strict, or leave the rules out", "a run without a network has no use for network rules")
+	case asked == NetworkNone:
+	case asked != NetworkStrict && asked != NetworkPermissive:
+		return failf(CodeInvalidArgument, "use none, strict or permissive", "unknown network %q", asked)
+	case !able:
+		return failf(CodeUnsupported, mend, "the gate, which network %s needs, is not available to this run", asked)
+	}
+	if opts.Network == NetworkNone {
+		return nil
+	}
+	if _, err := daemon.ParsePolicy(string(opts.Network), opts.NetworkRules); err != nil {
+		return failf(CodeInvalidArgument, "write a rule as HOST, HOST:PORT, or \"HOST allow|deny METHOD /path\"", "%v", err)
+	}
+	return nil
+}
+
+// gateEnv points programs at the gate, each in its own way. What a run sets itself
+// wins.
+var gateEnv = func() []string {
+	proxyURL := "http://" + runtime.GateAddress
+	bundle := runtime.GateDir + "/" + daemon.BundleFile
+	env := []string{
+		"NODE_USE_ENV_PROXY=1", "NODE_EXTRA_CA_CERTS=" + runtime.GateDir + "/" + daemon.CAFile,
+		"GIT_TERMINAL_PROMPT=0", // nobody is there to answer it
+	}
+	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
+		env = append(env, name+"="+proxyURL, strings.ToLower(name)+"="+proxyURL)
+	}
+	for _, name := range []string{"NO_PROXY", "no_proxy"} {
+		env = append(env, name+"=localhost,127.0.0.1,::1")
+	}
+	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO", "DENO_CERT"} {
+		env = append(env, name+"="+bundle)
+	}
+	return env
+}()
+
+// registerGate has the gate serve the run, before anything of it exists that could
+// send a request.
+func (m *Manager) registerGate(ctx context.Context, c *creation) error {
+	sp, err := decode[spec](c.row.Spec, "specification", c.row.ID)
+	if err != nil || sp.Network == NetworkNone {
+		return err
+	}
+	store := m.store.RunStore(c.row.ID)
+	if err := store.CreateNetworkLog(networkLogLimit); err != nil {
+		return err
+	}
+	c.releases.push("the registration with the gate", func(ctx context.Context) error { return m.gate.client.Unregister(ctx, c.row.ID) })
+	got, err := m.gate.client.Register(ctx, registration(store, c.row.ID, &sp, ""))
+	if err != nil {
+		return failf(CodeRuntimeUnavailable, "look at `drawbridge doctor`, or use network none", "%v", err)
+	}
+	c.gate = &gateState{Token: got.Token, Commit: got.Commit}
+	c.spec.Gate = &runtime.Gate{Dir: store.GateDir(), Token: got.Token}
+	c.spec.Env = slices.Concat(gateEnv, c.spec.Env)
+	return nil
+}
+
+func registration(store *storage.RunStore, id string, sp *spec, token string) daemon.RegisterRequest {
+	return daemon.RegisterRequest{
+		RunID: id, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, Learn: sp.Learn,
+		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, Token: token,
+	}
+}
+
+// registerAgain is the registration of a run that is there.
+func (m *Manager) registerAgain(run *Run) *daemon.RegisterRequest {
+	if run.Network == NetworkNone || run.Network == "" {
+		return nil
+	}
+	request := registration(run.Store, run.ID, &spec{Network: run.Network, Rules: run.NetworkRules, Learn: run.Learn}, run.ProxyAuthToken)
+	return &request
+}
+
+// ensureGate has the gate serve a run that is about to start: the daemon may have
+// come and gone since it was created.
+func (m *Manager) ensureGate(ctx context.Context, row storage.RunRow) error {
+	run, err := m.snapshot(&row)
+	if err != nil {
+		return err
+	}
+	request := m.registerAgain(run)
+	if request == nil {
+		return nil
+	}
+	if m.gate.client == nil {
+		return failf(CodeUnsupported, "start it with the server that created it", "the run needs the gate, which this program does not have")
+	}
+	_, err = m.gate.client.Register(ctx, *request)
+	return err
+}
+
+// closeGate ends the gate's service of a run whose command has ended, and sums up
+// what it did. A daemon that does not answer is no reason not to record the end.
+func (m *Manager) closeGate(ctx context.Context, id string) *NetworkSummary {
+	row, err := m.anyRow(ctx, id)
+	if err != nil {
+		return nil
+	}
+	run, err := m.snapshot(&row)
+	if err != nil || m.registerAgain(run) == nil {
+		return nil
+	}
+	m.unregister(ctx, id)
+	summary, err := summarize(run)
+	if err != nil {
+		m.log.Warn("reading what a run requested failed", zap.String("run", id), zap.Error(err))
+	}
+	return summary
+}
+
+func (m *Manager) unregister(ctx context.Context, id string) {
+	if m.gate.client == nil {
+		return // the daemon forgets a run whose directory is gone
+	}
+	ctx, cancel := context.WithTimeout(ctx, gateTimeout)
+	defer cancel()
+	if err := m.gate.client.Unregister(ctx, id); err != nil {
+		m.log.Warn("the gate did not end its service of a run", zap.String("run", id), zap.Error(err))
+	}
+}
+
+// NetworkEntry is one request of a run, as the gate recorded it.
+type NetworkEntry = proxy.Entry
+
+// NetworkQuery selects a part of what a run requested. With a cursor it goes forward
+// from there; without, it is the last entries.
+type NetworkQuery struct {
+	Cursor   string
+	Limit    int    // entries; zero is 100, at most 1000
+	Host     string // only of this host and those below it
+	Decision string // only "allowed", "refused" or "learned"
+}
+
+// NetworkPage is a part of what a run requested, oldest first.
+type NetworkPage struct {
+	Entries    []NetworkEntry
+	NextCursor string // where to go on; valid for as long as the run exists
+	Truncated  bool   // there is more than fitted
+	LostBytes  int64  // of the record, that are no longer kept
+}
+
+// NetworkLog returns a part of what a run requested.
+func (m *Manager) NetworkLog(ctx context.Context, runID string, query NetworkQuery) (NetworkPage, error) {
+	page, err := m.networkLog(ctx, runID, query)
+	return page, wrapf(err, "read what %s requested", runID)
+}
+
+func (m *Manager) networkLog(ctx context.Context, runID string, query NetworkQuery) (NetworkPage, error) {
+	switch {
+	case query.Limit < 0 || query.Limit > maxPageEntries:
+		return NetworkPage{}, failf(CodeInvalidArgument, fmt.Sprintf("choose from 1 to %d", maxPageEntries), "a page of %d entries is out of range", query.Limit)
+	case query.Limit == 0:
+		query.Limit = 100
+	}
+	if query.Decision != "" && !slices.Contains([]string{proxy.Allowed, proxy.Refused, proxy.Learned}, query.Decision) {
+		return NetworkPage{}, failf(CodeInvalidArgument, "use allowed, refused or learned", "unknown decision %q", query.Decision)
+	}
+	run, err := m.get(ctx, runID)
+	if err != nil {
+		return NetworkPage{}, err
+	}
+	reader, err := run.Store.OpenNetworkLog()
+	if errors.Is(err, logring.ErrNoLog) || errors.Is(err, os.ErrNotExist) {
+		return NetworkPage{}, nil // it has no gate, or never got so far
+	}
+	if err != nil {
+		return NetworkPage{}, err
+	}
+	defer reader.Close()
+	pos := logring.Position{}
+	if query.Cursor != "" {
+		if pos, err = logring.ParseCursor(query.Cursor); err != nil {
+			return NetworkPage{}, failf(CodeInvalidArgument, "use the next_cursor of an earlier answer", "the cursor %q is not one of ours: %v", query.Cursor, err)
+		}
+	}
+	return pageOf(reader, pos, query)
+}
+
+// pageOf reads from a position on; without a cursor all that there is, of which it
+// keeps the end.
+func pageOf(reader *logring.Reader, pos logring.Position, query NetworkQuery) (NetworkPage, error) {
+	page := NetworkPage{NextCursor: pos.Cursor()}
+	for {
+		records, next, lost, err := reader.ReadFrom(pos, followBytes)
+		if err != nil {
+			return page, err
+		}
+		page.LostBytes += lost
+		if next == pos {
+			break
+		}
+		pos = next
+		for _, record := range records {
+			var e NetworkEntry
+			if json.Unmarshal(record.Data, &e) != nil || !query.matches(&e) {
+				continue // damaged, as after a crash, or not asked for
+			}
+			page.Entries = append(page.Entries, e)
+		}
+		if query.Cursor != "" && len(page.Entries) >= query.Limit {
+			break
+		}
+		if extra := len(page.Entries) - query.Limit; query.Cursor == "" && extra > 0 {
+			page.Entries, page.Truncated = slices.Delete(page.Entries, 0, extra), true
+		}
+	}
+	page.NextCursor = pos.Cursor()
+	if query.Cursor != "" {
+		page.Truncated = pos.Offset < reader.End().Offset
+	}
+	return page, nil
+}
+
+func (q *NetworkQuery) matches(e *NetworkEntry) bool {
+	host := strings.ToLower(q.Host)
+	return (q.Decision == "" || q.Decision == e.Decision) && (host == "" || host == e.Host || strings.HasSuffix(e.Host, "."+host))
+}
+
+// SuggestRules returns the rules, sorted, that would have allowed what the policy of
+// a run refused; with paths, by method and path where the gate could read them.
+func (m *Manager) SuggestRules(ctx context.Context, runID string, paths bool) ([]string, error) {
+	suggested := map[string]bool{}
+	query := NetworkQuery{Limit: maxPageEntries, Cursor: logring.Position{}.Cursor()}
+	for {
+		page, err := m.NetworkLog(ctx, runID, query)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page.Entries {
+			if e := &page.Entries[i]; e.Decision != proxy.Allowed {
+				if rule := ruleFor(e, paths); rule != "" {
+					suggested[rule] = true
+				}
+			}
+		}
+		if page.NextCursor == query.Cursor || !page.Truncated {
+			return slices.Sorted(maps.Keys(suggested)), nil
+		}
+		query.Cursor = page.NextCursor
+	}
+}
+
+// ruleFor is the rule that would allow one request, or nothing where none would.
+func ruleFor(e *NetworkEntry, paths bool) string {
+	host, err := policy.ParseHost(e.Host)
+	if err != nil || e.Port < 1 || e.Port > 65535 {
+		return ""
+	}
+	text := host.String()
+	if e.Port != 80 && e.Port != 443 {
+		text = policy.Target{Host: host, Port: uint16(e.Port)}.String()
+	} else if addr, is := host.Addr(); is && addr.Is6() {
+		text = "[" + text + "]"
+	}
+	if paths && e.Kind == proxy.KindHTTP && e.Path != "" {
+		text += fmt.Sprintf(" allow %s %s", e.Method, e.Path)
+	}
+	rule, err := policy.ParseRule(text)
+	if err != nil {
+		return "" // a path that no rule can name exactly
+	}
+	return rule.String()
+}
+
+// summarize reads the whole record of an ended run.
+func summarize(run *Run) (*NetworkSummary, error) {
+	reader, err := run.Store.OpenNetworkLog()
+	if err != nil {
+		return nil, err
+	}
+	defer reader.Close()
+	summary := &NetworkSummary{}
+	pos := logring.Position{}
+	for {
+		records, next, _, err := reader.ReadFrom(pos, followBytes)
+		if err != nil || next == pos {
+			return summary, err
+		}
+		pos = next
+		for _, record := range records {
+			var e NetworkEntry
+			if json.Unmarshal(record.Data, &e) == nil {
+				summary.add(&e)
+			}
+		}
+	}
+}
+
+func (s *NetworkSummary) add(e *NetworkEntry) {
+	s.Requests++
+	if e.Decision != proxy.Refused {
+		return
+	}
+	s.Refused++
+	refusal := Refusal{Host: fmt.Sprintf("%s:%d", e.Host, e.Port), Rule: e.Rule}
+	if slices.Contains(s.Last, refusal) {
+		return
+	}
+	if len(s.Last) == shownRefusals {
+		s.Last = slices.Delete(s.Last, 0, 1)
+	}
+	s.Last = append(s.Last, refusal)
+}
+
+// watchGate keeps the gate up for the runs that this Manager supervises. There is
+// one for each Manager that has such a run.
+func (m *Manager) watchGate() {
+	if m.gate.client == nil {
+		return
+	}
+	select {
+	case m.gate.wake <- struct{}{}:
+	default:
+	}
+	m.gate.watching.Do(func() { m.tasks.start(m.keepGate) })
+}
+
+// keepGate starts the gate's daemon again when it has ended, and sees to it that it
+// knows the runs.
+func (m *Manager) keepGate(ctx context.Context) {
+	pause := watchPause
+	for ctx.Err() == nil {
+		runs := m.gatedRuns(ctx)
+		if len(runs) == 0 {
+			select {
+			case <-m.gate.wake:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		if err := m.registerAll(ctx, runs); err != nil {
+			if ctx.Err() == nil {
+				m.log.Warn("the gate is down; trying again", zap.Error(err))
+			}
+			_ = sleep(ctx, pause)
+			pause = min(2*pause, maxWatchPause)
+			continue
+		}
+		pause = watchPause
+		if err := m.gate.client.Watch(ctx); err != nil && ctx.Err() == nil {
+			_ = sleep(ctx, pause)
+		}
+	}
+}
+
+// gatedRuns are the runs that this Manager supervises and that have a gate.
+func (m *Manager) gatedRuns(ctx context.Context) []*Run {
+	m.mu.Lock()
+	ids := make([]string, 0, len(m.supervised))
+	for id := range m.supervised {
+		ids = append(ids, id)
+	}
+	m.mu.Unlock()
+	var runs []*Run
+	for _, id := range ids {
+		if run, err := m.get(ctx, id); err == nil && m.registerAgain(run) != nil && run.GetState().Active() {
+			runs = append(runs, run)
+		}
+	}
+	return runs
+}
+
+// registerAll registers runs that the daemon may not know. It answers for those
+// that it knows without touching their connections.
+func (m *Manager) registerAll(ctx context.Context, runs []*Run) error {
+	var errs []error
+	for _, run := range runs {
+		if _, err := m.gate.client.Register(ctx, *m.registerAgain(run)); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
