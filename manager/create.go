@@ -147,12 +147,12 @@ func createHash(opts Options) string {
 		Memory, Pids                             int64
 		CPUs                                     float64
 		Ports                                    map[string]int
-		Rules                                    []string
+		Rules, Grants                            []string
 		Learn                                    bool
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
-		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Learn,
+		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Learn,
 	})
 }
 

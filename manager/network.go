@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
@@ -99,16 +101,19 @@ func (m *Manager) chooseNetwork(ctx context.Context, driver runtime.Runtime, opt
 		}
 		able, mend = can.Gate, can.GateMend
 	}
-	asked := opts.Network
+	if err := m.checkGrants(opts.Grants); err != nil {
+		return err
+	}
+	asked, gated := opts.Network, len(opts.NetworkRules) > 0 || opts.Learn || len(opts.Grants) > 0
 	switch {
 	case asked == "" && able:
 		opts.Network = NetworkStrict
-	case asked == "" && (len(opts.NetworkRules) > 0 || opts.Learn):
-		return failf(CodeUnsupported, mend, "the gate, which network rules need, is not available to this run")
+	case asked == "" && gated:
+		return failf(CodeUnsupported, mend, "the gate, which network rules and grants need, is not available to this run")
 	case asked == "":
 		opts.Network = NetworkNone
-	case asked == NetworkNone && (len(opts.NetworkRules) > 0 || opts.Learn):
-		return failf(CodeInvalidArgument, "use network strict, or leave the rules out", "a run without a network has no use for network rules")
+	case asked == NetworkNone && gated:
+		return failf(CodeInvalidArgument, "use network strict, or leave them out", "a run without a network has no use for network rules and grants")
 	case asked == NetworkNone:
 	case asked != NetworkStrict && asked != NetworkPermissive:
 		return failf(CodeInvalidArgument, "use none, strict or permissive", "unknown network %q", asked)
@@ -118,10 +123,78 @@ func (m *Manager) chooseNetwork(ctx context.Context, driver runtime.Runtime, opt
 	if opts.Network == NetworkNone {
 		return nil
 	}
-	if _, err := daemon.ParsePolicy(string(opts.Network), opts.NetworkRules); err != nil {
+	if _, err := daemon.ParseRules(string(opts.Network), opts.NetworkRules); err != nil {
 		return failf(CodeInvalidArgument, "write a rule as HOST, HOST:PORT, or \"HOST allow|deny METHOD /path\"", "%v", err)
 	}
 	return nil
+}
+
+// checkGrants refuses grants that callers may not use. Whether there are such, and
+// whether they can be used, is for the daemon to say: it alone reads them.
+func (m *Manager) checkGrants(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	allowed := map[string]bool{}
+	if m.opts.ForAgents {
+		store, err := m.credentials()
+		if err != nil {
+			return err
+		}
+		list, err := store.Allowed()
+		if err != nil {
+			return err
+		}
+		for _, g := range list {
+			allowed[string(g)] = true
+		}
+		for _, name := range m.opts.Grants {
+			allowed[name] = true
+		}
+	}
+	seen := map[string]bool{}
+	for _, name := range names {
+		grant, err := credential.ParseGrant(name)
+		switch {
+		case err != nil:
+			return failf(CodeInvalidArgument, "look at `drawbridge grant list`", "%v", err)
+		case string(grant) != name:
+			return failf(CodeInvalidArgument, fmt.Sprintf("write %s", grant), "the grant %q is not written as it is named", name)
+		case seen[name]:
+			return failf(CodeInvalidArgument, "name it once", "the grant %s is named twice", name)
+		case m.opts.ForAgents && !allowed[name]:
+			return failf(CodePolicyDenied, fmt.Sprintf("do without it, or ask the person who runs the server to run `drawbridge grant allow %s`", name), "agents are not allowed to use the grant %s", name)
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
+// credentials opens the store of grants, of which the Manager reads no credential.
+func (m *Manager) credentials() (*credential.Store, error) {
+	return credential.Open(filepath.Join(m.opts.Home, "credentials"), credential.Options{Profile: m.opts.Profile})
+}
+
+// Grant is what is told of a stored grant: nothing of its credential.
+type Grant = daemon.Grant
+
+// Grants returns the grants that callers can use; where they are agents, those that
+// are allowed to them.
+func (m *Manager) Grants(ctx context.Context) ([]Grant, error) {
+	if m.gate.client == nil {
+		return nil, failf(CodeUnsupported, "", "this program has no gate, and so no use for grants")
+	}
+	all, err := m.gate.client.Grants(ctx, m.opts.Profile)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		all[i].Allowed = all[i].Allowed || slices.Contains(m.opts.Grants, all[i].Name)
+	}
+	if m.opts.ForAgents {
+		all = slices.DeleteFunc(all, func(g Grant) bool { return !g.Allowed })
+	}
+	return all, nil
 }
 
 // gateEnv points programs at the gate, each in its own way. What a run sets itself
@@ -163,24 +236,15 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 	}
 	c.gate = &gateState{Token: got.Token, Commit: got.Commit}
 	c.spec.Gate = &runtime.Gate{Dir: store.GateDir(), Token: got.Token}
-	c.spec.Env = slices.Concat(gateEnv, c.spec.Env)
+	c.spec.Env = slices.Concat(gateEnv, got.Env, c.spec.Env)
 	return nil
 }
 
 func registration(store *storage.RunStore, id string, sp *spec, token string) daemon.RegisterRequest {
 	return daemon.RegisterRequest{
-		RunID: id, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, Learn: sp.Learn,
+		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, Learn: sp.Learn,
 		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, Token: token,
 	}
-}
-
-// registerAgain is the registration of a run that is there.
-func (m *Manager) registerAgain(run *Run) *daemon.RegisterRequest {
-	if run.Network == NetworkNone || run.Network == "" {
-		return nil
-	}
-	request := registration(run.Store, run.ID, &spec{Network: run.Network, Rules: run.NetworkRules, Learn: run.Learn}, run.ProxyAuthToken)
-	return &request
 }
 
 // ensureGate has the gate serve a run that is about to start: the daemon may have
@@ -190,7 +254,7 @@ func (m *Manager) ensureGate(ctx context.Context, row storage.RunRow) error {
 	if err != nil {
 		return err
 	}
-	request := m.registerAgain(run)
+	request := run.ProxyRegReq
 	if request == nil {
 		return nil
 	}
@@ -209,7 +273,7 @@ func (m *Manager) closeGate(ctx context.Context, id string) *NetworkSummary {
 		return nil
 	}
 	run, err := m.snapshot(&row)
-	if err != nil || m.registerAgain(run) == nil {
+	if err != nil || run.ProxyRegReq == nil {
 		return nil
 	}
 	m.unregister(ctx, id)
@@ -465,7 +529,7 @@ func (m *Manager) gatedRuns(ctx context.Context) []*Run {
 	m.mu.Unlock()
 	var runs []*Run
 	for _, id := range ids {
-		if run, err := m.get(ctx, id); err == nil && m.registerAgain(run) != nil && run.GetState().Active() {
+		if run, err := m.get(ctx, id); err == nil && run.ProxyRegReq != nil && run.GetState().Active() {
 			runs = append(runs, run)
 		}
 	}
@@ -477,7 +541,7 @@ func (m *Manager) gatedRuns(ctx context.Context) []*Run {
 func (m *Manager) registerAll(ctx context.Context, runs []*Run) error {
 	var errs []error
 	for _, run := range runs {
-		if _, err := m.gate.client.Register(ctx, *m.registerAgain(run)); err != nil {
+		if _, err := m.gate.client.Register(ctx, *run.ProxyRegReq); err != nil {
 			errs = append(errs, err)
 		}
 	}

@@ -31,6 +31,12 @@ type ManagerOptions struct {
 	// background: `drawbridge daemon`, as a rule. Without it runs have no
 	// network.
 	GateCommand []string
+	// ForAgents says that callers are agents: of the grants they can use those that
+	// the person has allowed to agents, and Grants. Otherwise callers are the person.
+	ForAgents bool
+	Grants    []string
+	// Profile is that of grants; empty is the default one.
+	Profile string
 	// MaxLiveRuns bounds the runs that are not stopped or failed; zero is
 	// DefaultMaxLiveRuns.
 	MaxLiveRuns int

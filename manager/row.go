@@ -18,6 +18,8 @@ type spec struct {
 	Network    Network        `json:"network"`
 	Rules      []string       `json:"network_rules,omitempty"`
 	Learn      bool           `json:"learn,omitempty"`
+	Grants     []string       `json:"grants,omitempty"`
+	Profile    string         `json:"profile,omitempty"` // of the grants
 	Ports      map[string]int `json:"ports,omitempty"`
 	Timeout    time.Duration  `json:"timeout,omitempty"`
 	Grace      time.Duration  `json:"grace"`
@@ -143,6 +145,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		Network:        sp.Network,
 		NetworkRules:   slices.Clone(sp.Rules),
 		Learn:          sp.Learn,
+		Grants:         slices.Clone(sp.Grants),
 		Requested:      mt.Requested,
 		TTY:            row.TTY,
 		Timeout:        sp.Timeout,
@@ -162,7 +165,8 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 	if mt.Gate != nil {
 		run.ProxyHost, run.ProxyPort = gateHost, gatePort
 		run.ProxyAuthToken, run.DaemonCommit = mt.Gate.Token, mt.Gate.Commit
-		run.ProxyRegReq = m.registerAgain(run)
+		request := registration(run.Store, run.ID, &sp, mt.Gate.Token)
+		run.ProxyRegReq = &request
 	}
 	return run, nil
 }

@@ -8,10 +8,13 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
-// Bounds of network rules in one call.
+// Bounds of network rules and grants in one call.
 const (
 	maxRuleBytes = 2 << 10
 	maxRules     = 200
+
+	maxGrantBytes = 128
+	maxGrants     = 32
 )
 
 func createRunTool() definition {
@@ -32,6 +35,7 @@ func createRunTool() definition {
 			{Name: "timeout_seconds", Kind: Integer, Min: 1, Max: int64(manager.MaxTimeout.Seconds()), Description: "End the run so many seconds after its start. Default: no deadline."},
 			{Name: "network", Kind: Text, Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}, Description: "What it reaches, by HTTP through a proxy that its environment names. strict (default): what network_rules name. permissive: any host on the Internet, except what they deny. none: nothing."},
 			{Name: "network_rules", Kind: TextList, Min: 1, Max: maxRuleBytes, MaxItems: maxRules, Description: "Rules, the first that matches decides: \"HOST\", \"HOST:PORT\", \"*.HOST\", or \"HOST allow|deny METHOD /path\" with * and ** in the path. Example: [\"proxy.golang.org\", \"api.github.com allow GET /repos/**\"]."},
+			{Name: "grants", Kind: TextList, Min: 1, Max: maxGrantBytes, MaxItems: maxGrants, Description: "Grants it uses: its requests to their hosts get a credential on the way, which the run itself never sees. list_grants has those that you may use."},
 			{Name: "interactive", Kind: Boolean, Description: "Keep its standard input open for send_input. Default false."},
 			{Name: "keep", Kind: Boolean, Description: "Keep its sandbox after its end, until destroy. Default false."},
 			{Name: "memory_mb", Kind: Integer, Min: 16, Max: 1 << 30, Description: "Memory limit in MiB. Default 4096."},
@@ -64,6 +68,7 @@ func handleCreateRun(ctx context.Context, c *call) error {
 		Runtime:        runtime.Type(c.Text("runtime")),
 		Network:        manager.Network(c.Text("network")),
 		NetworkRules:   c.Texts("network_rules"),
+		Grants:         c.Texts("grants"),
 		Timeout:        seconds(c.Int("timeout_seconds", 0)),
 		MemoryBytes:    c.Int("memory_mb", 0) << 20,
 		CPUs:           c.Float("cpus"),

@@ -35,6 +35,7 @@ var runFields = append(slices.Clip(rowFields), []Field{
 	{Name: "command_shortened", Type: "boolean", Optional: true, Description: "The command is longer than what is shown."},
 	{Name: "network", Type: "string", Description: "What it reaches: none, strict (what its rules name) or permissive (the Internet, except what they deny).", Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}},
 	{Name: "network_rules", Type: "array", Optional: true, Description: "Its network rules."},
+	{Name: "grants", Type: "array", Optional: true, Description: "The grants that it uses."},
 	{Name: "requests", Type: "integer", Optional: true, Description: "How many requests it sent, once it has ended; network_log has them."},
 	{Name: "requests_refused", Type: "integer", Optional: true, Description: "How many of them its network policy refused."},
 	{Name: "refused_hosts", Type: "array", Optional: true, Description: "Hosts of the last refusals: what network_rules lack, if they are needed."},
@@ -131,6 +132,9 @@ func (a *answer) Run(name string, run *manager.Run) {
 func (a *answer) network(run *manager.Run) {
 	if len(run.NetworkRules) > 0 {
 		a.Strings("network_rules", run.NetworkRules)
+	}
+	if len(run.Grants) > 0 {
+		a.Strings("grants", run.Grants)
 	}
 	if run.Requested == nil {
 		return

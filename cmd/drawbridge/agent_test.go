@@ -103,6 +103,10 @@ type toolAnswer struct {
 	Next      string `json:"next_cursor"`
 	Lost      int64  `json:"lost_bytes"`
 	Error     *struct{ Code, Message, Next string }
+	Grants    []struct {
+		Name, State string
+		Hosts       []string
+	}
 }
 
 // try calls a tool. It may be called from any goroutine.

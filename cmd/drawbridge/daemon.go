@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 )
 
@@ -52,10 +53,14 @@ func (a *app) daemonCommand() *cobra.Command {
 					return fmt.Errorf("read the authorities that %s names: %w", extraCAVariable, err)
 				}
 			}
+			keyring, err := credential.ParseBackend(os.Getenv("DRAWBRIDGE_KEYRING"))
+			if err != nil {
+				return err
+			}
 			raiseOpenFiles()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Roots: roots, Log: logger})
+			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Keyring: keyring, Roots: roots, Log: logger})
 			if errors.Is(err, daemon.ErrRunning) {
 				return nil // another one was faster
 			}

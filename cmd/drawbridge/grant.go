@@ -33,7 +33,7 @@ placeholder, and the real one is put in its place on the way to the service's ho
 
 NAME is a provider, such as github or openai, or one with an instance behind a colon,
 such as npm:npm.example.com or mcp:tickets; "drawbridge grant providers" lists them.
-Agents may use a grant after "drawbridge grant allow".
+Agents may use a grant after "drawbridge grant allow NAME".
 
 The credential is never an argument. Without --from, it comes from standard input
 where that is no terminal. At a terminal, a login of the service's own tool is

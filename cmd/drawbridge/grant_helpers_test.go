@@ -24,10 +24,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/term"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 )
@@ -286,6 +288,7 @@ type session struct {
 	t      testing.TB
 	cmd    *exec.Cmd
 	master *os.File
+	before *term.State // of the terminal, when it was new
 	shown  *watched
 	ended  chan struct{}
 }
@@ -296,11 +299,18 @@ func (c *cli) atTerminal(args ...string) *session {
 	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	c.t.Cleanup(cancel)
 	s := &session{t: c.t, cmd: c.command(ctx, args...), shown: newWatched(), ended: make(chan struct{})}
-	var err error
-	if s.master, err = pty.Start(s.cmd); err != nil {
+	master, tty, err := pty.Open()
+	if err != nil {
 		c.t.Fatal(err)
 	}
+	s.master = master
 	c.t.Cleanup(func() { s.master.Close() })
+	s.before = s.state()
+	s.cmd.Stdin, s.cmd.Stdout, s.cmd.Stderr = tty, tty, tty
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := errors.Join(s.cmd.Start(), tty.Close()); err != nil {
+		c.t.Fatal(err)
+	}
 	var reading sync.WaitGroup
 	reading.Go(func() { _, _ = io.Copy(s.shown, s.master) }) // ends with EIO when the program has ended
 	go func() {
@@ -313,6 +323,16 @@ func (c *cli) atTerminal(args ...string) *session {
 		<-s.ended
 	})
 	return s
+}
+
+// state returns the line discipline of the terminal.
+func (s *session) state() *term.State {
+	s.t.Helper()
+	state, err := term.GetState(int(s.master.Fd()))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return state
 }
 
 // typed types, as soon as the terminal shows a text.

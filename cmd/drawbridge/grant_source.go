@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
@@ -103,6 +104,9 @@ func fromLogin(ctx context.Context, p provider.Provider, id credential.Grant, fi
 	}
 	if instance := login.Metadata[p.InstanceField]; p.InstanceField != "" && instance != fields[p.InstanceField] {
 		return found{}, noLogin(p, fmt.Errorf("%w: that in %s is for %s, and not for %s", provider.ErrNoLogin, login.From, instance, id))
+	}
+	if !login.ExpiresAt.IsZero() && !time.Now().Before(login.ExpiresAt) {
+		return found{}, noLogin(p, fmt.Errorf("%w: that in %s has expired", provider.ErrNoLogin, login.From))
 	}
 	return found{Login: login, source: credential.SourceLogin}, nil
 }

@@ -2,11 +2,13 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -97,6 +99,35 @@ func TestAGrantIsTakenFromALoginIfThatIsWanted(t *testing.T) {
 	got.expect(t, 0, "GRANT         openai", "auth.json", "~/.codex/auth.json", "the service accepts it")
 	c.expectStored("openai", openaiSecret, credential.SourceLogin)
 	c.expectSecret(openaiSecret, got.out, got.err)
+}
+
+func TestALoginIsTakenOverUntilItExpires(t *testing.T) {
+	t.Parallel()
+	const secret = "sk-ant-oat01-tOpSeCrEt-0123456789abcdef"
+	c := newGrantCLI(t, newService(t))
+	dir := filepath.Join(filepath.Dir(c.home), "user", ".claude")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	login := func(expires time.Time) {
+		t.Helper()
+		write(t, filepath.Join(dir, ".credentials.json"), fmt.Sprintf(
+			`{"claudeAiOauth": {"accessToken": %q, "refreshToken": "sk-ant-ort01-tOpSeCrEt", "expiresAt": %d, "scopes": ["user:inference"], "subscriptionType": "pro"}}`,
+			secret, expires.UnixMilli()))
+	}
+	login(time.Now().Add(-time.Minute))
+	c.run("grant", "claude", "--from", "login").expect(t, exitFailed, "has expired", "next: log in with the tool")
+	c.expectNotStored("claude")
+	login(time.Now().Add(5*time.Hour + time.Minute))
+	got := c.run("grant", "claude", "--from", "login")
+	got.expect(t, 0, "(in 5h)", "scopes        user:inference", "not asked whether the service accepts it", "~/.claude/.credentials.json")
+	stored := c.expectStored("claude", secret, credential.SourceLogin)
+	if stored.Metadata["subscription_type"] != "pro" || stored.RefreshToken.Reveal() != "sk-ant-ort01-tOpSeCrEt" {
+		t.Errorf("the rest of the login: %v, %v", stored.Metadata, !stored.RefreshToken.IsZero())
+	}
+	for _, text := range []string{secret, stored.RefreshToken.Reveal()} {
+		c.expectSecret(text, got.out, got.err, c.must("grant", "show", "claude"), c.must("grant", "list", "-o", "json"))
+	}
 }
 
 func TestALoginIsNotSentToAnotherHost(t *testing.T) {
@@ -285,25 +316,25 @@ func TestFilesThatCannotBeReadAreTold(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name, want string
-		spoil      func(t *testing.T, c *cli, file string)
+		spoil      func(c *cli, file string)
 	}{
-		{"others may read it", "others may use it (mode 0644)", func(t *testing.T, _ *cli, file string) {
+		{"others may read it", "others may use it (mode 0644)", func(c *cli, file string) {
 			if err := os.Chmod(file, 0o644); err != nil {
-				t.Error(err)
+				c.t.Error(err)
 			}
 		}},
-		{"corrupt", "run `drawbridge grant acme` to store it anew", func(t *testing.T, _ *cli, file string) {
+		{"corrupt", "run `drawbridge grant acme` to store it anew", func(c *cli, file string) {
 			if err := os.WriteFile(file, []byte("age-encryption.org/v1\nnonsense"), 0o600); err != nil {
-				t.Error(err)
+				c.t.Error(err)
 			}
 		}},
-		{"without its key", "bring it back from a backup", func(t *testing.T, c *cli, _ string) {
+		{"without its key", "bring it back from a backup", func(c *cli, _ string) {
 			if err := os.Remove(filepath.Join(c.home, "identity.age.key")); err != nil {
-				t.Error(err)
+				c.t.Error(err)
 			}
 		}},
-		{"its key is in a keyring", "unlock the keyring and try again", func(t *testing.T, c *cli, _ string) { c.lockKeyring() }},
-		{"its key is in a keyring that is forbidden", "unset DRAWBRIDGE_KEYRING", func(t *testing.T, c *cli, _ string) {
+		{"its key is in a keyring", "unlock the keyring and try again", func(c *cli, _ string) { c.lockKeyring() }},
+		{"its key is in a keyring that is forbidden", "unset DRAWBRIDGE_KEYRING", func(c *cli, _ string) {
 			c.lockKeyring()
 			c.env = append(c.env, "DRAWBRIDGE_KEYRING=file")
 		}},
@@ -313,7 +344,7 @@ func TestFilesThatCannotBeReadAreTold(t *testing.T) {
 			c := newGrantCLI(t, newService(t, acmeSecret))
 			c.runInput(acmeSecret, "grant", "acme").expect(t, 0)
 			c.run("grant", "show", "acme").expect(t, 0, "state         ok")
-			tt.spoil(t, c, filepath.Join(c.home, credentialsDir, "acme.age"))
+			tt.spoil(c, filepath.Join(c.home, credentialsDir, "acme.age"))
 			if got := c.run("grant", "list"); got.code != 0 || !strings.Contains(got.out, "unreadable") || !strings.Contains(got.err, tt.want) {
 				t.Errorf("list: %+v, want %q", got, tt.want)
 			}
@@ -325,8 +356,8 @@ func TestFilesThatCannotBeReadAreTold(t *testing.T) {
 }
 
 // lockKeyring makes the home one whose key is in a keyring that does not open: a
-// bus that hangs up.
-func (c *cli) lockKeyring() {
+// bus that hangs up. It returns how often the bus has been asked.
+func (c *cli) lockKeyring() *atomic.Int32 {
 	c.t.Helper()
 	record := filepath.Join(c.home, credentialsDir, "identity.json")
 	text, err := os.ReadFile(record)
@@ -343,6 +374,7 @@ func (c *cli) lockKeyring() {
 		c.t.Fatal(err)
 	}
 	done := make(chan struct{})
+	asked := &atomic.Int32{}
 	go func() {
 		defer close(done)
 		for {
@@ -350,6 +382,7 @@ func (c *cli) lockKeyring() {
 			if err != nil {
 				return
 			}
+			asked.Add(1)
 			conn.Close()
 		}
 	}()
@@ -359,6 +392,7 @@ func (c *cli) lockKeyring() {
 		os.RemoveAll(dir)
 	})
 	c.env = append(c.env, "DRAWBRIDGE_KEYRING=", "DBUS_SESSION_BUS_ADDRESS=unix:path="+filepath.Join(dir, "bus"))
+	return asked
 }
 
 func TestACorruptProviderIsToldAndTheOthersWork(t *testing.T) {
@@ -384,7 +418,6 @@ func TestACommandThatIsInterruptedStoresNothing(t *testing.T) {
 		_, err := os.Stat(filepath.Join(c.home, credentialsDir))
 		return err == nil
 	})
-	time.Sleep(100 * time.Millisecond) // in which it would read, if it did not wait
 	b.signal(syscall.SIGINT)
 	if code := b.wait(); code != exitFailed || !strings.Contains(b.err.String(), "interrupted") {
 		t.Errorf("exit code %d, %s", code, b.err)

@@ -107,6 +107,7 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	for _, rule := range r.NetworkRules {
 		f.add("network rule", rule)
 	}
+	f.add("grants", strings.Join(r.Grants, ", "))
 	f.add("requested", requestedText(r))
 	f.add("ports", portsText(r))
 	f.add("input", inputText(r))
@@ -150,13 +151,14 @@ func requestedText(r *manager.Run) string {
 		return ""
 	}
 	text := fmt.Sprintf("%d requests, %d refused", r.Requested.Requests, r.Requested.Refused)
+	hosts := make([]string, len(r.Requested.Last))
 	for i, refusal := range r.Requested.Last {
-		if i == 0 {
-			text += ":"
-		}
-		text += " " + refusal.Host
+		hosts[i] = refusal.Host
 	}
-	return text
+	if len(hosts) == 0 {
+		return text
+	}
+	return text + ": " + strings.Join(hosts, " ")
 }
 
 func portsText(r *manager.Run) string {

@@ -127,7 +127,7 @@ func (a *app) managerOptions() (manager.ManagerOptions, error) {
 	if err != nil {
 		return manager.ManagerOptions{}, err
 	}
-	return manager.ManagerOptions{Home: a.home, Runtime: runtime.Type(a.runtime), GateCommand: gate, Logger: logger}, nil
+	return manager.ManagerOptions{Home: a.home, Runtime: runtime.Type(a.runtime), GateCommand: gate, Profile: os.Getenv("DRAWBRIDGE_PROFILE"), Logger: logger}, nil
 }
 
 // open returns a manager on the home. The caller passes it to closeManager.

@@ -102,6 +102,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.Int64Var(&f.opts.PidsLimit, "pids", 0, "limit of processes and threads (default 1024)")
 	flags.StringVar(&f.network, "network", "", "none, strict or permissive (default strict, and none where the runtime cannot have the gate)")
 	flags.StringArrayVar(&f.rules, "allow", nil, "rule of what it reaches, e.g. api.example.com; may be repeated, the first that matches decides")
+	flags.StringArrayVarP(&f.opts.Grants, "grant", "g", nil, "grant that it uses, e.g. github; may be repeated")
 	flags.BoolVar(&f.learn, "learn", false, "let through what the rules refuse, and record it for \"drawbridge policy suggest\"")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)

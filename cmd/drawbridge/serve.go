@@ -36,6 +36,8 @@ type serveFlags struct {
 	toolsets    []string
 	nativePaths []string
 	imageRoots  []string
+	grants      []string
+	profile     string
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -78,6 +80,8 @@ directory in which the server was started.`,
 	flags.StringSliceVar(&f.toolsets, "toolsets", nil, "offer only these toolsets: runs, exec, files (default all)")
 	flags.StringArrayVar(&f.imageRoots, "image-root", nil, "directory below which images of native runs may be named by their paths; may be repeated (default none)")
 	_ = cmd.MarkFlagDirname("image-root")
+	flags.StringSliceVar(&f.grants, "grants", nil, "grants that runs may use, beside those that \"drawbridge grant allow\" named")
+	flags.StringVar(&f.profile, "profile", "", "set of grants to use (default $DRAWBRIDGE_PROFILE, or else the one without a name)")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
 	_ = cmd.MarkFlagDirname("workspace-root")
@@ -256,6 +260,10 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	}
 	opts.MaxLiveRuns, opts.MaxCPUs = f.maxRuns, f.maxCPUs
 	opts.DefaultImage = f.image
+	opts.ForAgents, opts.Grants = true, f.grants
+	if f.profile != "" {
+		opts.Profile = f.profile
+	}
 	opts.NativePaths, opts.ImageRoots = f.nativePaths, f.imageRoots
 	return opts, nil
 }

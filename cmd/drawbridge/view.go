@@ -28,6 +28,7 @@ type runView struct {
 	ContainerID    string                  `json:"container_id,omitempty"`
 	Network        string                  `json:"network"`
 	NetworkRules   []string                `json:"network_rules,omitempty"`
+	Grants         []string                `json:"grants,omitempty"`
 	Learn          bool                    `json:"learn,omitempty"`
 	Requested      *manager.NetworkSummary `json:"requested,omitempty"`
 	Ports          map[string]int          `json:"ports,omitempty"`
@@ -52,7 +53,7 @@ func viewOf(r *manager.Run) runView {
 		ExitCode: r.ExitCode, Signal: r.Signal, OOMKilled: r.OOMKilled, EndReason: string(r.EndReason), Error: r.Error,
 		Command: r.Command, Workspace: r.Workspace, Image: r.Image,
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
-		Network: string(r.Network), NetworkRules: r.NetworkRules, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts,
+		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts,
 		Interactive: r.Interactive, TTY: r.TTY, Keep: r.KeepContainer,
 		MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit, TimeoutSeconds: r.Timeout.Seconds(),
 		Deadline: instant(r.Deadline), CreatedAt: instant(r.CreatedAt), StartedAt: instant(r.StartedAt), StoppedAt: instant(r.StoppedAt),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -135,7 +136,7 @@ func (r *run) openGate() error {
 		return err
 	}
 	go f.serve() // until the guest ends
-	return nil
+	return fillHome(filepath.Join(filepath.Dir(r.start.Gate), "home"), valueOf(r.start.Env, "HOME"))
 }
 
 // lastSignal is the greatest signal number of Linux.

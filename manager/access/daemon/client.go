@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,19 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 	var h Health
 	err := c.call(ctx, http.MethodGet, "/v1/health", nil, &h)
 	return h, err
+}
+
+// Grants returns what is stored of grants, and starts the daemon if none answers.
+func (c *Client) Grants(ctx context.Context, profile string) ([]Grant, error) {
+	var list []Grant
+	err := c.ensure(ctx)
+	if err == nil {
+		err = c.call(ctx, http.MethodGet, "/v1/grants?profile="+url.QueryEscape(profile), nil, &list)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list the grants: %w", err)
+	}
+	return list, nil
 }
 
 // Register has the gate serve a run, and starts the daemon if none answers. It may

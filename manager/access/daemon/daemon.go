@@ -29,6 +29,7 @@ import (
 type RegisterRequest struct {
 	RunID         string   `json:"run_id"`
 	Grants        []string `json:"grants,omitempty"`
+	Profile       string   `json:"profile,omitempty"`        // of the grants; empty is the default one
 	NetworkPolicy string   `json:"network_policy,omitempty"` // "permissive" or "strict", which is the default
 	NetworkRules  []string `json:"network_rules,omitempty"`  // see policy.ParseRule
 	// Learn lets through what the policy refuses, and has it recorded.
@@ -47,8 +48,9 @@ type RegisterRequest struct {
 
 // Registration is what a run is told about the gate.
 type Registration struct {
-	Token  string `json:"token"`  // what its guest begins connections with
-	Commit string `json:"commit"` // the build of the daemon
+	Token  string   `json:"token"`         // what its guest begins connections with
+	Commit string   `json:"commit"`        // the build of the daemon
+	Env    []string `json:"env,omitempty"` // variables of the sandbox, KEY=VALUE, in which placeholders stand for credentials
 }
 
 // Health is what a daemon says of itself.
@@ -69,22 +71,20 @@ const maxRules = 1000 // of one run: about what still decides in microseconds
 
 var runIDs = regexp.MustCompile(`^run_[0-9a-f]{12}$`)
 
-// policy checks a request and returns the policy that it asks for.
-func (r *RegisterRequest) policy() (*policy.Policy, error) {
+// check refuses what is no request, and returns its rules.
+func (r *RegisterRequest) check() ([]policy.Rule, error) {
 	switch {
 	case !runIDs.MatchString(r.RunID): // from a file that somebody changed
 		return nil, fmt.Errorf("%q is not a run ID", r.RunID)
-	case len(r.Grants) > 0:
-		return nil, errors.New("this build has no grants")
 	case !filepath.IsAbs(r.GateDir) || !filepath.IsAbs(r.LogDir):
 		return nil, errors.New("the directories of a run must be absolute")
 	}
-	return ParsePolicy(r.NetworkPolicy, r.NetworkRules)
+	return ParseRules(r.NetworkPolicy, r.NetworkRules)
 }
 
-// ParsePolicy returns the policy of a mode, "strict" (or nothing) or "permissive",
-// and rules. Errors are for whoever wrote them.
-func ParsePolicy(mode string, rules []string) (*policy.Policy, error) {
+// ParseRules returns the rules of a policy in text, and refuses a mode that is
+// neither "strict" (or nothing) nor "permissive". Errors are for whoever wrote them.
+func ParseRules(mode string, rules []string) ([]policy.Rule, error) {
 	if mode == "" {
 		mode = string(policy.Strict)
 	}
@@ -102,7 +102,7 @@ func ParsePolicy(mode string, rules []string) (*policy.Policy, error) {
 		}
 		parsed[i] = rule
 	}
-	return policy.New(policy.Mode(mode), parsed), nil
+	return parsed, nil
 }
 
 // Paths below a home.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 )
 
@@ -45,6 +48,8 @@ type Options struct {
 	// Roots are what servers' certificates are checked against beside the
 	// system's authorities, PEM.
 	Roots []byte
+	// Keyring is where the key of the grants is, see credential.ParseBackend.
+	Keyring credential.Backend
 	// Resolver resolves names for the gate; nil is the system's.
 	Resolver *net.Resolver
 	Log      *zap.Logger
@@ -114,6 +119,7 @@ type server struct {
 // registered is a run that the gate serves.
 type registered struct {
 	request RegisterRequest // with its token
+	env     []string        // of its grants
 	stop    context.CancelFunc
 	stopped chan struct{}
 	log     *recorder
@@ -180,6 +186,7 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/health", s.health)
 	mux.HandleFunc("GET /v1/watch", s.watch)
+	mux.HandleFunc("GET /v1/grants", s.grants)
 	mux.HandleFunc("POST /v1/runs", s.register)
 	mux.HandleFunc("DELETE /v1/runs/{id}", s.unregister)
 	api := &http.Server{Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, IdleTimeout: time.Minute}
@@ -261,7 +268,15 @@ var errClosing = errors.New("the daemon is ending")
 
 // add serves a run. One that is served already keeps its token and its socket.
 func (s *server) add(ctx context.Context, request RegisterRequest) (*registered, error) {
-	rules, err := request.policy()
+	rules, err := request.check()
+	if err != nil {
+		return nil, err
+	}
+	granted, err := s.resolve(ctx, &request)
+	if err != nil {
+		return nil, err
+	}
+	reachable, err := proxy.GrantRules(granted.grants, rules)
 	if err != nil {
 		return nil, err
 	}
@@ -282,18 +297,19 @@ func (s *server) add(ctx context.Context, request RegisterRequest) (*registered,
 	if request.Token == "" {
 		request.Token = rand.Text()
 	}
-	r := &registered{request: request, stopped: make(chan struct{})}
+	r := &registered{request: request, env: granted.env, stopped: make(chan struct{})}
 	if r.log, err = openRecorder(request.LogDir, request.LogLimit, s.opts.Log); err != nil {
 		return nil, err
 	}
-	l, err := s.prepare(&request)
+	l, err := s.prepare(&request, &granted)
 	if err != nil {
 		r.log.close()
 		return nil, err
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = stop
-	run := &proxy.Run{ID: request.RunID, Token: request.Token, Policy: rules, Learn: request.Learn, Record: r.log.record}
+	run := &proxy.Run{ID: request.RunID, Token: request.Token, Learn: request.Learn, Grants: granted.grants, Record: r.log.record}
+	run.Policy = policy.New(policy.Mode(request.NetworkPolicy), slices.Concat(rules, reachable))
 	go func() {
 		defer close(r.stopped)
 		s.gate.Serve(serving, run, l)
@@ -303,7 +319,7 @@ func (s *server) add(ctx context.Context, request RegisterRequest) (*registered,
 }
 
 // prepare writes a registration down and opens the run's socket.
-func (s *server) prepare(request *RegisterRequest) (*net.UnixListener, error) {
+func (s *server) prepare(request *RegisterRequest, granted *resolved) (*net.UnixListener, error) {
 	data, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
@@ -312,6 +328,9 @@ func (s *server) prepare(request *RegisterRequest) (*net.UnixListener, error) {
 		if err := s.share(name, content, request.GateDir); err != nil {
 			return nil, fmt.Errorf("write what the sandbox gets: %w", err)
 		}
+	}
+	if err := granted.stage(request.GateDir); err != nil {
+		return nil, fmt.Errorf("write the files of grants: %w", err)
 	}
 	if err := writeFile(runFile(s.opts.Home, request.RunID), data, 0o600); err != nil {
 		return nil, fmt.Errorf("record the run: %w", err)
@@ -388,6 +407,15 @@ func (s *server) watch(w http.ResponseWriter, req *http.Request) {
 	}
 }
 
+func (s *server) grants(w http.ResponseWriter, req *http.Request) {
+	list, err := s.list(req.Context(), req.URL.Query().Get("profile"))
+	if err != nil {
+		answer(w, http.StatusUnprocessableEntity, failure{err.Error()})
+		return
+	}
+	answer(w, http.StatusOK, list)
+}
+
 func (s *server) register(w http.ResponseWriter, req *http.Request) {
 	var request RegisterRequest
 	decoder := json.NewDecoder(http.MaxBytesReader(w, req.Body, maxRequestBytes))
@@ -407,7 +435,7 @@ func (s *server) register(w http.ResponseWriter, req *http.Request) {
 	case err != nil:
 		answer(w, http.StatusUnprocessableEntity, failure{err.Error()})
 	default:
-		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit})
+		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit, Env: r.env})
 	}
 }
 

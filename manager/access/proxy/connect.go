@@ -36,6 +36,9 @@ func (s *session) connect(req *http.Request) {
 	if verdict == policy.Tunnel && unnamed && target.Port == 80 {
 		verdict = policy.Inspect
 	}
+	if verdict == policy.Tunnel && s.run.inspects(target) {
+		verdict = policy.Inspect
+	}
 	switch verdict {
 	case policy.Tunnel:
 		s.tunnel(target, d.Named, unnamed, &e)
@@ -256,10 +259,11 @@ func (s *session) inspect(target policy.Target) {
 	}
 	_ = s.conn.SetDeadline(time.Time{})
 	if secure.ConnectionState().NegotiatedProtocol == "h2" {
-		s.gate.http2.serve(&inspected{session: s, target: target, misdirected: misdirected, conn: secure}, done)
+		s.gate.http2.serve(&inspected{session: s, target: target, misdirected: misdirected, conn: secure, granted: s.run.granted(target)}, done)
 		return
 	}
 	in := s.over(secure)
+	in.granted = s.run.granted(target)
 	in.serveInner(target, "https", misdirected)
 	in.close()
 	_ = secure.Close()

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
@@ -66,7 +64,7 @@ func (s *session) serveInner(target policy.Target, scheme string, misdirected bo
 			return
 		}
 		inner, err := policy.ParseTarget(req.Host, portOf(scheme))
-		if misdirected || err != nil || inner != target || req.URL.IsAbs() && req.URL.Scheme != scheme {
+		if misdirected || err != nil || inner != target || req.URL.Opaque != "" || req.URL.IsAbs() && req.URL.Scheme != scheme {
 			s.misdirected(req, target, scheme)
 			return
 		}
@@ -106,6 +104,7 @@ func (s *session) record(e *Entry) { s.run.record(e) }
 
 func (r *Run) record(e *Entry) {
 	e.Duration = time.Since(e.Time)
+	r.redact(e)
 	const most = 2 << 10 // of a path: more is of no use to a reader
 	if len(e.Path) > most {
 		e.Path = e.Path[:most] + "..."
@@ -140,6 +139,15 @@ func policyRefusal(target policy.Target, rule string) refusal {
 	}
 }
 
+// plainRefusal is for requests that go to where credentials go, and would be read by
+// anybody on the way.
+func plainRefusal(target policy.Target) refusal {
+	return refusal{
+		Code: codePolicy, Host: target.String(), Message: fmt.Sprintf("%s is a host of this run's grants, and reached by https only", target),
+		Next: "ask for https:// in place of http://",
+	}
+}
+
 // forward takes a request to its target and the answer back, and says whether the
 // connection can be used for another.
 func (s *session) forward(req *http.Request, target policy.Target, scheme string) (again bool) {
@@ -151,8 +159,20 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 		s.answer(e.Status, policyRefusal(target, d.Rule))
 		return false
 	}
+	if scheme == "http" && s.run.inspects(target) {
+		e.Decision, e.Status, e.Error = Refused, http.StatusForbidden, "it is plain HTTP to the port of a grant"
+		s.answer(e.Status, plainRefusal(target))
+		return false
+	}
+	e.Grant = s.granted.prepare(req.Header, req.URL.Path)
 	resp, sent, err := s.exchange(req, target, scheme, d.Named, &e)
 	if err != nil {
+		s.failed(target, err, &e)
+		return false
+	}
+	if err := s.granted.cover(req.Method, resp); err != nil {
+		e.Sent, _ = sent.end(s)
+		s.disconnect()
 		s.failed(target, err, &e)
 		return false
 	}
@@ -182,6 +202,7 @@ func (s *session) failed(target policy.Target, err error, e *Entry) {
 	}
 	status, why := failure(target, err)
 	e.Status = status
+	why.Message = s.run.secrets().text.text(why.Message) // it may quote the server
 	if why.Code == codeAddress {
 		e.Decision = Refused
 	}
@@ -194,6 +215,12 @@ func failure(target policy.Target, err error) (int, refusal) {
 		return http.StatusForbidden, refusal{
 			Code: codeAddress, Host: target.String(), Message: refused.Error(),
 			Next: fmt.Sprintf("do without it, or ask for a run that names %q itself in its network_rules", target),
+		}
+	}
+	if encoded, ok := errors.AsType[*encodingError](err); ok {
+		return http.StatusBadGateway, refusal{
+			Code: codeEncoding, Host: target.String(), Message: encoded.Error(),
+			Next: "ask for another form of it: the gate has asked the server for one without encoding",
 		}
 	}
 	status := http.StatusBadGateway
@@ -212,278 +239,13 @@ func plainError(err error) string {
 	return err.Error()
 }
 
-// server is a connection to a target.
-type server struct {
-	target policy.Target
-	scheme string
-	conn   net.Conn
-	head   headLimit
-	reader *bufio.Reader
-	writer *bufio.Writer
-	used   bool // it has carried a request
-}
-
-// disconnect ends the connection to the server.
-func (s *session) disconnect() {
-	if s.server == nil {
-		return
-	}
-	_ = s.server.conn.Close()
-	s.server.reader.Reset(nil)
-	readers.Put(s.server.reader)
-	s.server.writer.Reset(nil)
-	writers.Put(s.server.writer)
-	s.server = nil
-}
-
-// reach returns the connection to a target, the last one if that was to it.
-func (s *session) reach(target policy.Target, scheme string, named bool) (*server, error) {
-	if s.server != nil && s.server.target == target && s.server.scheme == scheme {
-		return s.server, nil
-	}
-	s.disconnect()
-	conn, err := s.gate.dialServer(s.ctx, target, scheme, named, []string{"http/1.1"})
-	if err != nil {
-		return nil, err
-	}
-	v := &server{target: target, scheme: scheme, conn: conn, head: headLimit{r: conn, left: -1}}
-	v.reader = readers.Get().(*bufio.Reader)
-	v.reader.Reset(&v.head)
-	v.writer = writers.Get().(*bufio.Writer)
-	v.writer.Reset(conn)
-	s.server = v
-	return v, nil
-}
-
-// dialServer connects to a server, with TLS where the scheme is https.
-func (g *Gate) dialServer(ctx context.Context, target policy.Target, scheme string, named bool, protocols []string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout+handshakeTimeout)
-	defer cancel()
-	conn, err := g.dialer.dial(ctx, target, named)
-	if err != nil || scheme != "https" {
-		return conn, err
-	}
-	secure := tls.Client(conn, &tls.Config{
-		ServerName: target.Host.String(), RootCAs: g.roots, MinVersion: tls.VersionTLS12,
-		NextProtos: protocols, ClientSessionCache: g.sessions,
-	})
-	if err := secure.HandshakeContext(ctx); err != nil {
-		_ = conn.Close()
-		return nil, fmt.Errorf("TLS: %w", err)
-	}
-	return secure, nil
-}
-
-// errGone says that a server closed a connection that had served before, as servers
-// do with idle ones. Clients know that, and ask again.
-var errGone = errors.New("the server closed the connection")
-
-// exchange sends a request and returns the head of its answer, and what sends the
-// content meanwhile.
-func (s *session) exchange(req *http.Request, target policy.Target, scheme string, named bool, e *Entry) (*http.Response, *sending, error) {
-	hasContent := req.Body != nil && req.Body != http.NoBody
-	for {
-		v, err := s.reach(target, scheme, named)
-		if err != nil {
-			return nil, nil, err
-		}
-		reused := v.used
-		v.used = true
-		_ = v.conn.SetDeadline(time.Now().Add(streamTimeout))
-		writeRequestHead(v.writer, req, target, scheme)
-		sent := &sending{}
-		if hasContent {
-			sent.start(v, req)
-		} else {
-			err = v.writer.Flush()
-		}
-		var resp *http.Response
-		if err == nil {
-			resp, err = s.awaitAnswer(v, req)
-		}
-		if err == nil {
-			return resp, sent, nil
-		}
-		e.Sent, _ = sent.end(s)
-		s.disconnect()
-		if reused && !errors.Is(err, errHeadTooLarge) {
-			if hasContent {
-				return nil, nil, errGone // the content is gone too
-			}
-			continue // with a new connection, once
-		}
-		return nil, nil, fmt.Errorf("no answer: %w", err)
-	}
-}
-
-// awaitAnswer reads the head of the final answer, and passes on those that come
-// before it.
-func (s *session) awaitAnswer(v *server, req *http.Request) (*http.Response, error) {
-	const most = 32 // interim answers; a server has no use for more
-	for range most {
-		v.head.left = maxAnswerHead
-		resp, err := http.ReadResponse(v.reader, req)
-		v.head.left = -1
-		if err != nil {
-			return nil, err
-		}
-		if resp.StatusCode >= 200 || resp.StatusCode == http.StatusSwitchingProtocols {
-			return resp, nil
-		}
-		if req.ProtoAtLeast(1, 1) {
-			writeStatus(s.writer, resp)
-			_ = withoutHops(resp.Header).Write(s.writer)
-			_, _ = s.writer.WriteString("\r\n")
-			if err := s.writer.Flush(); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return nil, errors.New("the server sends interim answers without end")
-}
-
-// sending is the content of a request on its way to a server.
-type sending struct {
-	done chan struct{} // nil if there is none
-	n    int64         // valid when done is closed, like err
-	err  error
-}
-
-func (c *sending) start(v *server, req *http.Request) {
-	c.done = make(chan struct{})
-	go func() {
-		defer close(c.done)
-		if c.err = v.writer.Flush(); c.err != nil {
-			return
-		}
-		// The client's buffer is not looked at: it flushes whatever came.
-		c.n, c.err = copyContent(v.writer, req.Body, req.ContentLength < 0, nothingBuffered)
-		if c.err == nil && req.ContentLength < 0 {
-			writeTrailer(v.writer, req.Trailer)
-		}
-		if c.err == nil {
-			c.err = v.writer.Flush()
-		}
-	}()
-}
-
-// lingerTimeout is how long content may still be on its way when its answer is
-// complete: the last of it, as a rule.
-const lingerTimeout = time.Second
-
-func nothingBuffered() int { return 0 }
-
-// end waits until the content was sent, or gives it up where the answer has come
-// without it, and returns how much was sent and whether that was all.
-func (c *sending) end(s *session) (int64, bool) {
-	if c.done == nil {
-		return 0, true
-	}
-	patience := time.NewTimer(lingerTimeout)
-	defer patience.Stop()
-	select {
-	case <-c.done:
-	case <-patience.C:
-		// Reads and writes that wait end now; the connections are of no
-		// more use.
-		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
-		if s.server != nil {
-			_ = s.server.conn.SetWriteDeadline(time.Unix(1, 0))
-		}
-		<-c.done
-		_ = s.conn.SetReadDeadline(time.Now().Add(idleTimeout))
-		return c.n, false
-	}
-	return c.n, c.err == nil
-}
-
-// writeRequestHead writes a request's head for a server. Everything that says
-// where it goes and how its content is delimited is ours.
-func writeRequestHead(w *bufio.Writer, req *http.Request, target policy.Target, scheme string) {
-	uri := req.URL.RequestURI()
-	if req.URL.IsAbs() {
-		relative := *req.URL
-		relative.Scheme, relative.Host, relative.User = "", "", nil
-		uri = relative.RequestURI()
-	}
-	fmt.Fprintf(w, "%s %s HTTP/1.1\r\nHost: %s\r\n", req.Method, uri, hostHeader(target, scheme))
-	websocket := wantsWebSocket(req.Header)
-	_ = withoutHops(req.Header).Write(w)
-	if websocket {
-		_, _ = w.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n")
-	}
-	switch {
-	case req.ContentLength < 0:
-		_, _ = w.WriteString("Transfer-Encoding: chunked\r\n")
-		announceTrailer(w, req.Trailer)
-	case req.ContentLength > 0 || slices.Contains([]string{http.MethodPost, http.MethodPut, http.MethodPatch}, req.Method):
-		fmt.Fprintf(w, "Content-Length: %d\r\n", req.ContentLength)
-	}
-	_, _ = w.WriteString("\r\n")
-}
-
-// hostHeader is the canonical Host of a target.
-func hostHeader(target policy.Target, scheme string) string {
-	if target.Port != portOf(scheme) {
-		return target.String()
-	}
-	if addr, is := target.Host.Addr(); is && addr.Is6() {
-		return "[" + addr.String() + "]"
-	}
-	return target.Host.String()
-}
-
-// wantsWebSocket tells whether a request asks for the one other protocol that is
-// let through. HTTP/2 in particular is not: nobody would see what is in it.
-func wantsWebSocket(h http.Header) bool {
-	return strings.EqualFold(h.Get("Upgrade"), "websocket") && slices.ContainsFunc(connectionOptions(h), func(o string) bool { return strings.EqualFold(o, "upgrade") })
-}
-
-func connectionOptions(h http.Header) []string {
-	var options []string
-	for _, value := range h["Connection"] {
-		for option := range strings.SplitSeq(value, ",") {
-			options = append(options, strings.TrimSpace(option))
-		}
-	}
-	return options
-}
-
-// hopHeaders are about one connection and not about what goes over it.
-var hopHeaders = map[string]bool{
-	"Connection": true, "Proxy-Connection": true, "Keep-Alive": true, "Proxy-Authenticate": true, "Proxy-Authorization": true,
-	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Http2-Settings": true, "Host": true,
-}
-
-// withoutHops returns the headers to pass on. Content-Length is written by
-// whoever delimits the content.
-func withoutHops(h http.Header) http.Header {
-	out := make(http.Header, len(h))
-	for name, values := range h {
-		if !hopHeaders[name] && name != "Content-Length" {
-			out[name] = values
-		}
-	}
-	for _, option := range connectionOptions(h) {
-		if name := http.CanonicalHeaderKey(option); !hopHeaders[name] {
-			delete(out, name)
-		}
-	}
-	return out
-}
-
-func writeStatus(w *bufio.Writer, resp *http.Response) {
-	_, text, _ := strings.Cut(resp.Status, " ")
-	fmt.Fprintf(w, "HTTP/1.1 %03d %s\r\n", resp.StatusCode, text)
-}
-
 // relay passes an answer on, and says whether the client can tell where it ends
 // without the end of the connection.
 func (s *session) relay(req *http.Request, resp *http.Response) (n int64, delimited bool, err error) {
 	_ = s.conn.SetWriteDeadline(time.Now().Add(streamTimeout))
 	defer resp.Body.Close()
 	chunked := resp.ContentLength < 0 && slices.Contains(resp.TransferEncoding, "chunked") && req.ProtoAtLeast(1, 1)
-	none := req.Method == http.MethodHead || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified
+	none := hasNoContent(req.Method, resp.StatusCode)
 	delimited = (chunked || none || resp.ContentLength >= 0) && !req.Close
 	writeStatus(s.writer, resp)
 	_ = withoutHops(resp.Header).Write(s.writer)
@@ -508,7 +270,11 @@ func (s *session) relay(req *http.Request, resp *http.Response) (n int64, delimi
 				return 0, false, err
 			}
 		}
-		n, err = copyContent(s.writer, resp.Body, chunked, s.server.reader.Buffered)
+		buffered := s.server.reader.Buffered
+		if resp.Uncompressed {
+			buffered = nothingBuffered // a decoder may wait for more than that
+		}
+		n, err = copyContent(s.writer, resp.Body, chunked, buffered)
 	}
 	if err == nil && chunked && !none {
 		writeTrailer(s.writer, resp.Trailer)
@@ -517,19 +283,6 @@ func (s *session) relay(req *http.Request, resp *http.Response) (n int64, delimi
 		err = flushed
 	}
 	return n, delimited, err
-}
-
-func announceTrailer(w *bufio.Writer, trailer http.Header) {
-	for name := range trailer {
-		fmt.Fprintf(w, "Trailer: %s\r\n", name)
-	}
-}
-
-// writeTrailer writes the end of chunked content.
-func writeTrailer(w *bufio.Writer, trailer http.Header) {
-	_, _ = w.WriteString("0\r\n")
-	_ = withoutHops(trailer).Write(w)
-	_, _ = w.WriteString("\r\n")
 }
 
 // copyContent copies content, in chunks where asked for. It flushes whenever there
@@ -550,12 +303,14 @@ func copyContent(w *bufio.Writer, r io.Reader, chunked bool, buffered func() int
 				_, err = w.WriteString("\r\n")
 			}
 			n += int64(k)
-			if err == nil && readErr == nil && buffered() == 0 {
-				err = w.Flush()
-			}
-			if err != nil {
-				return n, err
-			}
+		}
+		// A masked reader may have read and return nothing: what is before that is
+		// not to wait either.
+		if err == nil && readErr == nil && buffered() == 0 {
+			err = w.Flush()
+		}
+		if err != nil {
+			return n, err
 		}
 		switch readErr {
 		case nil:
@@ -578,5 +333,5 @@ func (s *session) switchProtocols(resp *http.Response, e *Entry) {
 		return
 	}
 	v := s.server
-	e.Sent, e.Received = pipe(side{s.conn, s.reader}, side{v.conn, v.reader})
+	e.Sent, e.Received = pipe(side{s.conn, s.reader}, side{v.conn, s.granted.reader(v.reader)})
 }

@@ -30,6 +30,7 @@ type inspected struct {
 	session     *session
 	target      policy.Target
 	misdirected bool
+	granted     *granted
 	conn        *tls.Conn
 	transport   *http.Transport
 	named       atomic.Bool // what the last decision said
@@ -127,7 +128,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	e := newEntry(req, c.target, "https")
-	counted := &countedAnswer{ResponseWriter: w, entry: &e}
+	counted := &countedAnswer{ResponseWriter: w, entry: &e, granted: c.granted}
 	body := &countedBody{ReadCloser: req.Body}
 	defer func() {
 		e.Sent = body.n.Load()
@@ -168,13 +169,16 @@ func (h *http2Server) proxy(c *inspected, e *Entry) *httputil.ReverseProxy {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it was sent
 			r.Out.Host = hostHeader(c.target, "https")
 			r.Out.Trailer = r.In.Trailer // filled when the content has been read
+			e.Grant = c.granted.prepare(r.Out.Header, r.In.URL.Path)
 		},
+		ModifyResponse: func(resp *http.Response) error { return c.granted.cover(resp.Request.Method, resp) },
 		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
 			e.Error = plainError(err)
 			if req.Context().Err() != nil && !errors.Is(err, context.DeadlineExceeded) {
 				return // the client is gone
 			}
 			status, why := failure(c.target, err)
+			why.Message = c.session.run.secrets().text.text(why.Message) // it may quote the server
 			if why.Code == codeAddress {
 				e.Decision = Refused
 			}
@@ -194,13 +198,15 @@ func answerHTTP2(w http.ResponseWriter, status int, why refusal) {
 // countedAnswer notes what an answer was.
 type countedAnswer struct {
 	http.ResponseWriter
-	entry *Entry
+	entry   *Entry
+	granted *granted
 }
 
 // Unwrap lets a http.ResponseController reach what is inside.
 func (c *countedAnswer) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 
 func (c *countedAnswer) WriteHeader(status int) {
+	c.granted.coverHeader(c.Header()) // of interim answers, which are nowhere else
 	if status >= 200 {
 		c.entry.Status, c.entry.FirstByte = status, time.Since(c.entry.Time)
 	}

@@ -16,12 +16,18 @@
 // through net/http (http2.go). Contents are streamed in both directions, and
 // never kept.
 //
+// Requests in TLS to the hosts of the run's grants get credentials (inject.go), and
+// what comes back is searched for them (echo.go, with mask.go). Those hosts are
+// never tunnelled, and plain HTTP to their ports is refused.
+//
 // # What it guarantees
 //
 // A request that the policy refuses opens no connection to its target. The name
-// inside TLS, and the Host of each request in it, is that of the CONNECT. Every
-// request is handed to Run.Record when it is over, refused ones too. One run's
-// connections are bounded, so that no run starves another.
+// inside TLS, and the Host of each request in it, is that of the CONNECT. A
+// credential is sent over verified TLS only, to the hosts, ports and paths of its
+// grant, and comes neither back nor into the record in a spelling that needles.go
+// knows. Every request is handed to Run.Record when it is over, refused ones too.
+// One run's connections are bounded, so that no run starves another.
 //
 // It does not see what goes through a tunnel: there, the name in the TLS
 // handshake is checked, and nothing else.
@@ -76,9 +82,15 @@ type Run struct {
 	// Learn lets through what the policy refuses, and has it recorded. What
 	// is not on the Internet stays out of reach all the same.
 	Learn bool
+	// Grants are the credentials that the run uses. Their order decides where
+	// several would do.
+	Grants []Grant
 	// Record is told of each request when it is over. It is called from many
 	// goroutines, and the connection waits for it.
 	Record func(Entry)
+
+	prepare sync.Once // makes maskers
+	maskers maskers
 
 	mu          sync.Mutex
 	connections int // guarded by mu

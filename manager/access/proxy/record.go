@@ -38,6 +38,7 @@ type Entry struct {
 	Received  int64         `json:"received"` // bytes of content to it
 	Decision  string        `json:"decision"`
 	Rule      string        `json:"rule,omitempty"`
+	Grant     string        `json:"grant,omitempty"` // whose credential was sent; several with commas
 	Error     string        `json:"error,omitempty"`
 }
 
@@ -58,5 +59,6 @@ const (
 	codeAddress     = "address_denied"
 	codeUnreachable = "unreachable"
 	codeBusy        = "too_many_connections"
+	codeEncoding    = "unreadable_answer"
 	codeIdentity    = "unknown_run"
 )

@@ -154,6 +154,21 @@ func TestRequestInsideMustNameTheHostOfItsConnection(t *testing.T) {
 	})
 }
 
+// A URL such as https:a/b has no path for a policy, and one for a server.
+func TestRequestInsideMustHaveAPath(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, policy.Strict)
+	var served atomic.Int32
+	host := w.server("api.test", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
+	w.run.Policy = policyOf(t, policy.Strict, host+" allow GET /")
+	conn, _, _ := w.connect(host)
+	secure := tls.Client(conn, &tls.Config{ServerName: "api.test", InsecureSkipVerify: true})
+	fmt.Fprintf(secure, "GET https:secret/path HTTP/1.1\r\nHost: %s\r\n\r\n", host)
+	if resp, why := readAnswer(t, bufio.NewReader(secure)); resp.StatusCode != http.StatusMisdirectedRequest || served.Load() != 0 {
+		t.Errorf("got %s, %+v", resp.Status, why)
+	}
+}
+
 func TestHandshakeMustNameTheHostOfItsConnection(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, policy.Strict)

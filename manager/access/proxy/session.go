@@ -27,6 +27,8 @@ type session struct {
 	writer *bufio.Writer
 	server *server // the connection to the last target, nil if there is none
 	linger bool    // an answer of the gate's own is the last thing that was sent
+
+	granted *granted // what grants mean for the requests; nil outside of TLS
 }
 
 // headLimit is a reader that gives no more than left bytes while a head is read.
