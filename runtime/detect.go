@@ -24,6 +24,8 @@ type Finding struct {
 	Available bool
 	Isolation Isolation // what a new sandbox would get; empty where not available
 	Detail    string    // a note on the isolation, or why it is not available and what mends that; for a person
+	Gate      bool      // a new sandbox can have a Gate
+	GateMend  string    // what to do where it cannot
 }
 
 // Probe looks whether one driver is usable here. Drivers are values to this
@@ -53,7 +55,7 @@ func ProbeOf(driver Runtime) Probe {
 		if can.Mend != "" {
 			detail += "; " + can.Mend
 		}
-		return Finding{Available: true, Isolation: can.Isolation, Detail: detail}, nil
+		return Finding{Available: true, Isolation: can.Isolation, Detail: detail, Gate: can.Gate, GateMend: can.GateMend}, nil
 	}}
 }
 

@@ -280,3 +280,31 @@ func TestGrantsOfRunsAreThoseThatTheCallerMayUse(t *testing.T) {
 	}
 	c.must("destroy", made.Run.ID)
 }
+
+// Tools that look for a file in their user's home find one, with a placeholder in it.
+func TestFilesOfGrantsAreInTheHome(t *testing.T) {
+	t.Parallel()
+	c := newNativeCLI(t)
+	c.env = append(c.env, "DRAWBRIDGE_KEYRING=file")
+	token := "npm_" + strings.Repeat("aB3d", 9)
+	if got := c.runInput(token+"\n", "grant", "npm", "--from", "stdin", "--no-verify"); got.code != 0 {
+		t.Fatalf("grant: %+v", got)
+	}
+	got := c.run("run", "--rm", "--grant", "npm", "--", "sh", "-c", "cat ~/.npmrc; stat -c %a:%U ~/.npmrc; env")
+	if got.code != 0 || !strings.Contains(got.out, "_authToken=npm_") || !strings.Contains(got.out, "600:") || strings.Contains(got.out, token) {
+		t.Errorf("got %+v", got)
+	}
+	if got := c.run("run", "--rm", "--", "sh", "-c", "cat ~/.npmrc"); got.code == 0 {
+		t.Errorf("a run without the grant has its files: %+v", got)
+	}
+	// A file of the run's own is not touched: its home is in memory, so it has to
+	// be there before the guest comes, in the workspace.
+	home := filepath.Join(c.workspace, ".npmrc")
+	if err := os.WriteFile(home, []byte("mine"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got = c.run("run", "--rm", "--grant", "npm", "--workspace", c.workspace, "--env", "HOME=/workspace", "--", "cat", "/workspace/.npmrc")
+	if got.out != "mine" {
+		t.Errorf("a file that was there: %+v", got)
+	}
+}

@@ -30,14 +30,14 @@ func (a *app) gateCommand() ([]string, error) {
 	return []string{program, "daemon", "--home", home, "--log-level", "info"}, nil
 }
 
-// daemonCommand is for programs: whoever needs the daemon starts it.
 func (a *app) daemonCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:    "daemon",
-		Short:  "Serve the gate for the runs of a home",
-		Long:   "Serve the gate for the runs of a home. It is started where it is needed, and ends by itself.",
-		Hidden: true,
-		Args:   noArgs,
+		Use:   "daemon",
+		Short: "Serve the gate for the runs of a home",
+		Long: `Serve the gate for the runs of a home. Whoever needs it starts it; it ends by itself,
+five minutes after the last run that needed it. What it has to say is in
+daemon/daemon.log of the home.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			home, err := a.homeDir()
 			if err != nil {

@@ -21,7 +21,21 @@ func checkRuntimes(ctx context.Context, m *manager.Manager) []finding {
 		}
 		return append(findings, fail("runtime", next, "no runtime can be used: %s", oneLine(err.Error())))
 	}
-	return append(findings, ok("runtime", "new runs get %s: %s", detected.Default, detected.Why))
+	findings = append(findings, ok("runtime", "new runs get %s: %s", detected.Default, detected.Why))
+	for _, f := range detected.Findings {
+		if f.Type == detected.Default {
+			findings = append(findings, gateFinding(f))
+		}
+	}
+	return findings
+}
+
+// gateFinding says whether the runs of a driver have a way out.
+func gateFinding(f runtime.Finding) finding {
+	if !f.Gate {
+		return warn("gate", f.GateMend, "runs on %s reach nothing: they cannot have the gate", f.Type)
+	}
+	return ok("gate", "runs reach what their network rules name, and use grants, through the gate")
 }
 
 // runtimeFinding says what one driver has to offer. That one is not available is no

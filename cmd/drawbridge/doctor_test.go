@@ -80,6 +80,16 @@ func TestDoctorOnHomesThatCannotBeUsed(t *testing.T) {
 	}
 }
 
+func TestARuntimeWithoutAGateIsAWarning(t *testing.T) {
+	t.Parallel()
+	if got := gateFinding(runtime.Finding{Type: "docker", Gate: true}); got.Status != statusOK {
+		t.Errorf("with a gate: %+v", got)
+	}
+	if got := gateFinding(runtime.Finding{Type: "docker", GateMend: "do this"}); got.Status != statusWarn || got.Next != "do this" {
+		t.Errorf("without: %+v", got)
+	}
+}
+
 func TestARuntimeThatIsNotTheBestIsAWarning(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

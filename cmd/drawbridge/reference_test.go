@@ -74,26 +74,33 @@ func reference(root *cobra.Command) string {
 	}
 	fmt.Fprintf(&b, "## Flags of every command\n\n%s", flagTable(root.PersistentFlags()))
 	for _, cmd := range root.Commands() {
-		if cmd.Name() == "help" {
-			continue
-		}
-		fmt.Fprintf(&b, "\n## drawbridge %s\n\n", cmd.Name())
-		text := cmd.Long
-		if text == "" {
-			text = cmd.Short + "."
-		}
-		fmt.Fprintf(&b, "%s\n\n```\n%s\n```\n", text, cmd.UseLine())
-		if len(cmd.Aliases) > 0 {
-			fmt.Fprintf(&b, "\nAlso: `%s`\n", strings.Join(cmd.Aliases, "`, `"))
-		}
-		if cmd.Example != "" {
-			fmt.Fprintf(&b, "\nExamples:\n\n```sh\n%s\n```\n", unindent(cmd.Example))
-		}
-		if table := flagTable(cmd.LocalNonPersistentFlags()); table != "" {
-			fmt.Fprintf(&b, "\n%s", table)
+		if cmd.Name() != "help" && !cmd.Hidden {
+			describe(&b, cmd, "##")
 		}
 	}
 	return b.String()
+}
+
+// describe writes the section about a command, and those about the ones below it.
+func describe(b *strings.Builder, cmd *cobra.Command, heading string) {
+	fmt.Fprintf(b, "\n%s %s\n\n", heading, cmd.CommandPath())
+	text := cmd.Long
+	if text == "" {
+		text = cmd.Short + "."
+	}
+	fmt.Fprintf(b, "%s\n\n```\n%s\n```\n", text, cmd.UseLine())
+	if len(cmd.Aliases) > 0 {
+		fmt.Fprintf(b, "\nAlso: `%s`\n", strings.Join(cmd.Aliases, "`, `"))
+	}
+	if cmd.Example != "" {
+		fmt.Fprintf(b, "\nExamples:\n\n```sh\n%s\n```\n", unindent(cmd.Example))
+	}
+	if table := flagTable(cmd.LocalNonPersistentFlags()); table != "" {
+		fmt.Fprintf(b, "\n%s", table)
+	}
+	for _, sub := range cmd.Commands() {
+		describe(b, sub, heading+"#")
+	}
 }
 
 func unindent(s string) string {

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 )
 
@@ -31,7 +33,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == asDaemon {
 		idle, err := time.ParseDuration(os.Args[3])
 		if err == nil {
-			err = Serve(context.Background(), Options{Home: os.Args[2], Commit: "abc", Idle: idle})
+			err = Serve(context.Background(), Options{Home: os.Args[2], Commit: "abc", Idle: idle, Keyring: credential.BackendFile})
 		}
 		if err != nil && !errors.Is(err, ErrRunning) {
 			fmt.Fprintln(os.Stderr, err)
@@ -457,5 +459,69 @@ func TestWatchEndsWithTheDaemon(t *testing.T) {
 	case <-ended:
 	case <-time.After(20 * time.Second):
 		t.Error("it does not end")
+	}
+}
+
+func (w *world) grant(c credential.Credential) {
+	w.Helper()
+	store, err := credential.Open(filepath.Join(w.home, credentialsDir), credential.Options{Backend: credential.BackendFile})
+	if err == nil {
+		err = store.Put(w.Context(), c)
+	}
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+func TestGrantsAreResolvedByTheDaemonAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stays)
+	if err := os.Chmod(w.home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := w.request(1)
+	r.Grants = []string{"github", "npm"}
+	_, err := w.client.Register(t.Context(), r)
+	for _, want := range []string{"drawbridge grant github", "drawbridge grant npm"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("without the grants: %v, want %q", err, want)
+		}
+	}
+	secrets := []string{"ghp_" + strings.Repeat("x", 36), "npm_" + strings.Repeat("y", 36)}
+	w.grant(credential.Credential{Grant: "github", Provider: "github", Source: credential.SourcePrompt, Values: map[string]credential.Secret{"token": credential.NewSecret(secrets[0])}})
+	w.grant(credential.Credential{Grant: "npm", Provider: "npm", Source: credential.SourcePrompt, Values: map[string]credential.Secret{"token": credential.NewSecret(secrets[1])}})
+	first := w.register(r)
+	if env := strings.Join(first.Env, "\n"); !strings.Contains(env, "GH_TOKEN=ghp_") {
+		t.Errorf("the sandbox gets %q", env)
+	}
+	npmrc, err := os.ReadFile(filepath.Join(r.GateDir, HomeDir, ".npmrc"))
+	if err != nil || !strings.Contains(string(npmrc), "_authToken=") {
+		t.Errorf("the file is %q, %v", npmrc, err)
+	}
+	w.kill(syscall.SIGKILL)
+	w.register(w.request(2))
+	again := w.register(r)
+	if diff := cmp.Diff(first, again); diff != "" {
+		t.Errorf("another daemon answers otherwise: %s", diff)
+	}
+	list, err := w.client.Grants(t.Context(), "")
+	if err != nil || len(list) != 2 || list[0].Name != "github" || list[0].State != "ok" || !slices.Contains(list[0].Hosts, "api.github.com") || list[0].Allowed {
+		t.Errorf("listed %+v, %v", list, err)
+	}
+	// What the daemon writes holds no credential.
+	err = filepath.WalkDir(w.home, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.Type().IsRegular() {
+			return err
+		}
+		data, err := os.ReadFile(path)
+		for _, secret := range secrets {
+			if strings.Contains(string(data), secret) {
+				t.Errorf("%s has a credential", path)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }
