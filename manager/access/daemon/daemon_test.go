@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
@@ -33,7 +34,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == asDaemon {
 		idle, err := time.ParseDuration(os.Args[3])
 		if err == nil {
-			err = Serve(context.Background(), Options{Home: os.Args[2], Commit: "abc", Idle: idle, Keyring: credential.BackendFile})
+			err = Serve(context.Background(), Options{Home: os.Args[2], Commit: "abc", Idle: idle, Keyring: credential.BackendFile, Log: zap.Must(zap.NewProduction())})
 		}
 		if err != nil && !errors.Is(err, ErrRunning) {
 			fmt.Fprintln(os.Stderr, err)

@@ -68,7 +68,8 @@ func Serve(ctx context.Context, opts Options) error {
 	if err := os.MkdirAll(filepath.Join(daemonDir(opts.Home), "runs"), 0o700); err != nil {
 		return fmt.Errorf("make the daemon's directory: %w", err)
 	}
-	lock, err := takeLock(opts.Home)
+	left := takeInherited()
+	lock, err := takeLock(opts.Home, left)
 	if err != nil {
 		return err
 	}
@@ -78,15 +79,25 @@ func Serve(ctx context.Context, opts Options) error {
 		return err
 	}
 	defer s.close()
-	s.restore(ctx)
-	l, err := listen(socketPath(opts.Home), 0o600)
-	if err != nil {
-		return fmt.Errorf("listen for clients: %w", err)
+	s.restore(ctx, left)
+	var clients *net.UnixListener
+	if left != nil {
+		clients = listenerOf(left.Clients)
 	}
-	return s.serve(ctx, l)
+	if clients == nil {
+		if clients, err = listen(socketPath(opts.Home), 0o600); err != nil {
+			return fmt.Errorf("listen for clients: %w", err)
+		}
+	}
+	return s.serve(ctx, lock, clients)
 }
 
-func takeLock(home string) (*os.File, error) {
+// takeLock makes this process the only daemon of a home, unless its predecessor has
+// left it the lock.
+func takeLock(home string, left *inherited) (*os.File, error) {
+	if left != nil && left.Lock >= 0 {
+		return os.NewFile(uintptr(left.Lock), "daemon.lock"), nil
+	}
 	path := filepath.Join(daemonDir(home), "daemon.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -105,6 +116,7 @@ func takeLock(home string) (*os.File, error) {
 // server is a daemon.
 type server struct {
 	opts      Options
+	program   *program
 	authority *proxy.Authority
 	bundle    []byte
 	gate      *proxy.Gate
@@ -118,11 +130,12 @@ type server struct {
 
 // registered is a run that the gate serves.
 type registered struct {
-	request RegisterRequest // with its token
-	env     []string        // of its grants
-	stop    context.CancelFunc
-	stopped chan struct{}
-	log     *recorder
+	request  RegisterRequest // with its token
+	granted  resolved
+	listener *net.UnixListener
+	stop     context.CancelFunc
+	stopped  chan struct{}
+	log      *recorder
 }
 
 func newServer(opts Options) (*server, error) {
@@ -141,8 +154,13 @@ func newServer(opts Options) (*server, error) {
 			return nil, fmt.Errorf("write what sandboxes get: %w", err)
 		}
 	}
+	own, err := ownProgram()
+	if err != nil {
+		return nil, fmt.Errorf("find this program: %w", err)
+	}
 	return &server{
-		opts: opts, authority: authority, bundle: all,
+		program: own,
+		opts:    opts, authority: authority, bundle: all,
 		gate:  proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Log: opts.Log}),
 		runs:  make(map[string]*registered),
 		idle:  time.Now(),
@@ -180,7 +198,7 @@ func (s *server) close() {
 }
 
 // serve serves clients until ctx ends or there is nothing to do.
-func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
+func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	mux := http.NewServeMux()
@@ -203,6 +221,11 @@ func (s *server) serve(ctx context.Context, l *net.UnixListener) error {
 		case err = <-failed:
 			alive = false
 		case <-ticks.C:
+			if s.program.wasReplaced() {
+				s.opts.Log.Info("this program was replaced")
+				s.opts.Log.Error("the daemon goes on as it is", zap.Error(s.succeed(lock, l)))
+				s.program.at, _ = os.Stat(s.program.path) // not again for the same one
+			}
 			alive = !s.leave() && s.atHome()
 		}
 	}
@@ -242,7 +265,8 @@ func (s *server) leave() bool {
 }
 
 // restore serves the runs that an earlier daemon served.
-func (s *server) restore(ctx context.Context) {
+func (s *server) restore(ctx context.Context, left *inherited) {
+	defer left.closeRest()
 	files, _ := filepath.Glob(runFile(s.opts.Home, "run_*"))
 	for _, file := range files {
 		var request RegisterRequest
@@ -255,7 +279,7 @@ func (s *server) restore(ctx context.Context) {
 				_ = os.Remove(file)
 				continue
 			}
-			_, err = s.add(ctx, request)
+			_, err = s.add(ctx, request, left.listener(request.RunID))
 		}
 		if err != nil {
 			// Its Manager registers it again.
@@ -266,8 +290,14 @@ func (s *server) restore(ctx context.Context) {
 
 var errClosing = errors.New("the daemon is ending")
 
-// add serves a run. One that is served already keeps its token and its socket.
-func (s *server) add(ctx context.Context, request RegisterRequest) (*registered, error) {
+// add serves a run, on l if there is one. A run that is served already keeps its
+// token.
+func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixListener) (_ *registered, err error) {
+	defer func() {
+		if err != nil && l != nil {
+			_ = l.Close()
+		}
+	}()
 	rules, err := request.check()
 	if err != nil {
 		return nil, err
@@ -288,7 +318,8 @@ func (s *server) add(ctx context.Context, request RegisterRequest) (*registered,
 	before := s.runs[request.RunID]
 	if before != nil {
 		request.Token = before.request.Token
-		if reflect.DeepEqual(before.request, request) {
+		// A credential may have been renewed.
+		if reflect.DeepEqual(before.request, request) && reflect.DeepEqual(before.granted, granted) {
 			return before, nil
 		}
 		before.end()
@@ -297,15 +328,15 @@ func (s *server) add(ctx context.Context, request RegisterRequest) (*registered,
 	if request.Token == "" {
 		request.Token = rand.Text()
 	}
-	r := &registered{request: request, env: granted.env, stopped: make(chan struct{})}
+	r := &registered{request: request, granted: granted, stopped: make(chan struct{})}
 	if r.log, err = openRecorder(request.LogDir, request.LogLimit, s.opts.Log); err != nil {
 		return nil, err
 	}
-	l, err := s.prepare(&request, &granted)
-	if err != nil {
+	if l, err = s.prepare(&request, &granted, l); err != nil {
 		r.log.close()
 		return nil, err
 	}
+	r.listener = l
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = stop
 	run := &proxy.Run{ID: request.RunID, Token: request.Token, Learn: request.Learn, Grants: granted.grants, Record: r.log.record}
@@ -318,8 +349,9 @@ func (s *server) add(ctx context.Context, request RegisterRequest) (*registered,
 	return r, nil
 }
 
-// prepare writes a registration down and opens the run's socket.
-func (s *server) prepare(request *RegisterRequest, granted *resolved) (*net.UnixListener, error) {
+// prepare writes a registration down and opens the run's socket, unless l is open on
+// it.
+func (s *server) prepare(request *RegisterRequest, granted *resolved, l *net.UnixListener) (*net.UnixListener, error) {
 	data, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
@@ -335,9 +367,12 @@ func (s *server) prepare(request *RegisterRequest, granted *resolved) (*net.Unix
 	if err := writeFile(runFile(s.opts.Home, request.RunID), data, 0o600); err != nil {
 		return nil, fmt.Errorf("record the run: %w", err)
 	}
+	if l != nil {
+		return l, nil
+	}
 	// The directory is closed to other users of the host; in the sandbox the
 	// command's user has to get in.
-	l, err := listen(filepath.Join(request.GateDir, SocketFile), 0o666)
+	l, err = listen(filepath.Join(request.GateDir, SocketFile), 0o666)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listen for the run: %w", err), os.Remove(runFile(s.opts.Home, request.RunID)))
 	}
@@ -428,14 +463,14 @@ func (s *server) register(w http.ResponseWriter, req *http.Request) {
 		answer(w, http.StatusBadRequest, failure{err.Error()})
 		return
 	}
-	r, err := s.add(req.Context(), request)
+	r, err := s.add(req.Context(), request, nil)
 	switch {
 	case errors.Is(err, errClosing):
 		answer(w, http.StatusServiceUnavailable, failure{err.Error()})
 	case err != nil:
 		answer(w, http.StatusUnprocessableEntity, failure{err.Error()})
 	default:
-		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit, Env: r.env})
+		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit, Env: r.granted.env})
 	}
 }
 
