@@ -240,6 +240,23 @@ func (w *world) measureTierCrowd(ctx context.Context, t *tier) (err error) {
 	return w.many(ctx, t.name+": destroy", ids, func(id string) error { return c.destroy(ctx, id) })
 }
 
+// removeNativeRuns removes native runs that a measurement which failed, or was
+// interrupted, has left behind.
+func (w *world) removeNativeRuns(ctx context.Context, home string) error {
+	dirs, err := filepath.Glob(filepath.Join(home, "runs", "run_*", "sandbox", "native"))
+	if err != nil || len(dirs) == 0 {
+		return err
+	}
+	args := []string{"--home", home, "destroy", "--force"}
+	for _, dir := range dirs {
+		args = append(args, filepath.Base(filepath.Dir(filepath.Dir(dir))))
+	}
+	if out, err := exec.CommandContext(ctx, w.drawbridge(), args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("remove the runs of %s: %w: %s", home, err, out)
+	}
+	return nil
+}
+
 // availableMemory returns the megabytes that the machine could still give.
 func availableMemory() (float64, error) {
 	data, err := os.ReadFile("/proc/meminfo")

@@ -171,7 +171,7 @@ func (w *world) cleanUp() error {
 		errs = append(errs, w.removeContainers(ctx, strings.Fields(list)))
 	}
 	for _, home := range w.homes {
-		errs = append(errs, w.removeRuns(ctx, home))
+		errs = append(errs, w.removeNativeRuns(ctx, home), w.removeRuns(ctx, home))
 	}
 	return errors.Join(append(errs, os.RemoveAll(w.dir))...)
 }
