@@ -24,6 +24,8 @@ var rowFields = []Field{
 	{Name: "created_at", Type: "string", Description: "RFC 3339 in UTC."},
 	{Name: "stopped_at", Type: "string", Optional: true, Description: "When it ended."},
 	{Name: "state_note", Type: "string", Optional: true, Description: "Why the state may be out of date; absent if it is confirmed."},
+	{Name: "requests_refused", Type: "integer", Optional: true, Description: "How many of its requests its network policy refused; network_log has them."},
+	{Name: "refused_hosts", Type: "array", Optional: true, Description: "Hosts of the last refusals: what network_rules lack, if they are needed."},
 }
 
 // runFields describe a run in full.
@@ -37,8 +39,6 @@ var runFields = append(slices.Clip(rowFields), []Field{
 	{Name: "network_rules", Type: "array", Optional: true, Description: "Its network rules."},
 	{Name: "grants", Type: "array", Optional: true, Description: "The grants that it uses."},
 	{Name: "requests", Type: "integer", Optional: true, Description: "How many requests it sent, once it has ended; network_log has them."},
-	{Name: "requests_refused", Type: "integer", Optional: true, Description: "How many of them its network policy refused."},
-	{Name: "refused_hosts", Type: "array", Optional: true, Description: "Hosts of the last refusals: what network_rules lack, if they are needed."},
 	{Name: "interactive", Type: "boolean", Optional: true, Description: "It takes input."},
 	{Name: "keep", Type: "boolean", Optional: true, Description: "Its sandbox stays after its end, until destroy."},
 	{Name: "started_at", Type: "string", Optional: true, Description: "When its command started."},
@@ -92,6 +92,20 @@ func (a *answer) row(run *manager.Run) {
 	if !run.StateConfirmed {
 		a.StringIf("state_note", run.StateNote)
 	}
+	a.refusals(run)
+}
+
+// refusals tells what the run's network policy refused.
+func (a *answer) refusals(run *manager.Run) {
+	if run.Requested == nil || run.Requested.Refused == 0 {
+		return
+	}
+	a.Number("requests_refused", int64(run.Requested.Refused))
+	hosts := make([]string, len(run.Requested.Last))
+	for i, refusal := range run.Requested.Last {
+		hosts[i] = refusal.Host
+	}
+	a.Strings("refused_hosts", hosts)
 }
 
 // Run adds a run in full. The environment is no part of it: it may hold secrets.
@@ -136,19 +150,9 @@ func (a *answer) network(run *manager.Run) {
 	if len(run.Grants) > 0 {
 		a.Strings("grants", run.Grants)
 	}
-	if run.Requested == nil {
-		return
+	if run.Requested != nil {
+		a.Number("requests", int64(run.Requested.Requests))
 	}
-	a.Number("requests", int64(run.Requested.Requests))
-	if run.Requested.Refused == 0 {
-		return
-	}
-	a.Number("requests_refused", int64(run.Requested.Refused))
-	hosts := make([]string, len(run.Requested.Last))
-	for i, refusal := range run.Requested.Last {
-		hosts[i] = refusal.Host
-	}
-	a.Strings("refused_hosts", hosts)
 }
 
 // shortCommand returns what an answer shows of a command.
