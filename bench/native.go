@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // tier is one way to isolate native runs.
@@ -135,7 +137,8 @@ func (w *world) bareBundle(ctx context.Context, c *client, home string) (string,
 	}
 	spec.Process.Args = readyCommand
 	spec.Mounts = slices.DeleteFunc(spec.Mounts, func(m specs.Mount) bool {
-		return strings.HasPrefix(m.Destination, "/run/drawbridge/")
+		// What belongs to a run goes away with it.
+		return strings.HasPrefix(m.Destination, "/run/drawbridge/") || m.Destination == runtime.SystemBundle
 	})
 	for i, m := range spec.Mounts {
 		if m.Destination == "/workspace" {
