@@ -66,6 +66,7 @@ func Host(u User, tools []string) (*Root, error) {
 		}
 		r.alias(path.Clean(dir), clean)
 	}
+	r.inlineSettings()
 	return r, nil
 }
 

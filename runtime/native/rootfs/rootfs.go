@@ -15,6 +15,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -37,6 +38,7 @@ type entry struct {
 	link string // target; else
 	file bool   // a file with data; else a directory
 	data string
+	sum  []byte // SHA-256 of data, where that is known
 	mode fs.FileMode
 }
 
@@ -208,7 +210,10 @@ func (r *Root) key() string {
 	sum := sha256.New()
 	for _, name := range r.names() {
 		e := r.entries[name]
-		fmt.Fprintf(sum, "%q %q %v %q %o\n", name, e.link, e.file, e.data, e.mode)
+		fmt.Fprintf(sum, "%q %q %v %o %d %x\n", name, e.link, e.file, e.mode, len(e.data), e.sum)
+		if e.sum == nil {
+			_, _ = io.WriteString(sum, e.data) // a hash takes everything
+		}
 	}
 	return hex.EncodeToString(sum.Sum(nil)[:16])
 }
