@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/http/httpproxy"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
@@ -60,7 +61,7 @@ daemon/daemon.log of the home.`,
 			raiseOpenFiles()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Keyring: keyring, Roots: roots, Log: logger})
+			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Keyring: keyring, Roots: roots, Upstream: httpproxy.FromEnvironment().ProxyFunc(), Log: logger})
 			if errors.Is(err, daemon.ErrRunning) {
 				return nil // another one was faster
 			}

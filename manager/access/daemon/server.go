@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -52,6 +53,9 @@ type Options struct {
 	Keyring credential.Backend
 	// Resolver resolves names for the gate; nil is the system's.
 	Resolver *net.Resolver
+	// Upstream returns the proxy that this host has to use for a URL, nil for
+	// none.
+	Upstream func(*url.URL) (*url.URL, error)
 	Log      *zap.Logger
 }
 
@@ -161,7 +165,7 @@ func newServer(opts Options) (*server, error) {
 	return &server{
 		program: own,
 		opts:    opts, authority: authority, bundle: all,
-		gate:  proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Log: opts.Log}),
+		gate:  proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Upstream: opts.Upstream, Log: opts.Log}),
 		runs:  make(map[string]*registered),
 		idle:  time.Now(),
 		ended: make(chan struct{}),

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"sync"
 	"time"
 
@@ -38,6 +39,7 @@ func (e *addressError) Error() string {
 // does not matter.
 type dialer struct {
 	resolver *net.Resolver
+	upstream func(*url.URL) (*url.URL, error) // nil where the Internet is reached directly
 
 	mu    sync.Mutex
 	own   map[netip.Addr]bool // guarded by mu
@@ -49,6 +51,13 @@ type dialer struct {
 func (d *dialer) dial(ctx context.Context, target policy.Target, named bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
+	via, err := d.viaProxy(target, named)
+	if err != nil {
+		return nil, err
+	}
+	if via != nil {
+		return d.dialThrough(ctx, via, target)
+	}
 	addrs, err := d.addresses(ctx, target.Host)
 	if err != nil {
 		return nil, err

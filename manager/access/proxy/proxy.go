@@ -40,6 +40,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"sync"
 	"time"
 
@@ -121,6 +122,9 @@ type Options struct {
 	Roots *x509.CertPool
 	// Resolver resolves names; nil is the system's.
 	Resolver *net.Resolver
+	// Upstream returns the proxy that this host has to use for a URL, nil for
+	// none; a nil Upstream is none for all.
+	Upstream func(*url.URL) (*url.URL, error)
 	Log      *zap.Logger
 }
 
@@ -142,7 +146,7 @@ type Gate struct {
 func New(opts Options) *Gate {
 	g := &Gate{
 		authority: opts.Authority, roots: opts.Roots, log: opts.Log,
-		dialer:   &dialer{resolver: opts.Resolver},
+		dialer:   &dialer{resolver: opts.Resolver, upstream: opts.Upstream},
 		sessions: tls.NewLRUClientSessionCache(1024),
 	}
 	if g.dialer.resolver == nil {
