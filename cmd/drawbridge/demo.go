@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 )
 
 const (
@@ -88,6 +89,9 @@ func (a *app) demo(ctx context.Context, image, sandbox string) error {
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), demoCleanup)
 	defer cancel()
 	left := d.proveNothingLeft(after, played == nil)
+	gate := daemon.NewClient(d.home, nil)
+	left = errors.Join(left, gate.Stop(after))
+	gate.Close()
 	if left == nil {
 		left = os.RemoveAll(dir)
 	} else {
@@ -203,7 +207,11 @@ func (d *demo) start(ctx context.Context, client *demoClient, id string) error {
 	if err := client.call(ctx, "start", map[string]any{"run": id}, &started); err != nil {
 		return err
 	}
-	d.tell("start", "its command runs as a user without rights, and without a network")
+	reaches := "without a network"
+	if started.Run.Network == string(manager.NetworkStrict) {
+		reaches = "behind the gate, which lets nothing through that no rule names"
+	}
+	d.tell("start", "its command runs as a user without rights, %s", reaches)
 	return expect(started.Run.State, "running", "the state after start")
 }
 

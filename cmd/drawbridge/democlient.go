@@ -31,6 +31,7 @@ type demoRun struct {
 	ID, Name, State, Isolation string
 	EndReason                  string `json:"end_reason"`
 	ExitCode                   int    `json:"exit_code"`
+	Network                    string
 }
 
 // startDemoClient starts this program as a server.

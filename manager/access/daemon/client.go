@@ -106,6 +106,24 @@ func (c *Client) Unregister(ctx context.Context, runID string) error {
 	return nil
 }
 
+// Stop ends the daemon, unless it serves a run, and returns when it has ended. It is
+// nil where none answers.
+func (c *Client) Stop(ctx context.Context) error {
+	err := c.call(ctx, http.MethodDelete, "/v1/daemon", nil, nil)
+	for err == nil {
+		select {
+		case <-ctx.Done():
+			err = ctx.Err()
+		case <-time.After(startPause):
+			_, err = c.Health(ctx)
+		}
+	}
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	return fmt.Errorf("stop the daemon: %w", err)
+}
+
 // Watch starts the daemon if none answers, and returns when it has ended or ctx
 // has.
 func (c *Client) Watch(ctx context.Context) error {

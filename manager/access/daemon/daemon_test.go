@@ -441,6 +441,29 @@ func TestDaemonThatCannotStartSaysWhy(t *testing.T) {
 	}
 }
 
+func TestDaemonIsStoppedUnlessARunNeedsIt(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stays)
+	if err := w.client.Stop(t.Context()); err != nil {
+		t.Errorf("without a daemon: %v", err)
+	}
+	r := w.request(1)
+	w.register(r)
+	if err := w.client.Stop(t.Context()); err == nil || !strings.Contains(err.Error(), "serves runs") {
+		t.Errorf("with a run: %v", err)
+	}
+	if err := w.client.Unregister(t.Context(), r.RunID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.client.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.client.Health(t.Context()); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("it goes on: %v", err)
+	}
+	w.register(r) // and comes back
+}
+
 func TestWatchEndsWithTheDaemon(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, stays)

@@ -130,6 +130,9 @@ type server struct {
 	closing bool                   // guarded by mu; no run is registered any more
 	idle    time.Time              // guarded by mu; since when there is none
 	ended   chan struct{}          // closed when the daemon ends, for those who watch it
+
+	stopOnce sync.Once
+	stopped  chan struct{} // closed when the daemon was asked to end
 }
 
 // registered is a run that the gate serves.
@@ -169,6 +172,8 @@ func newServer(opts Options) (*server, error) {
 		runs:  make(map[string]*registered),
 		idle:  time.Now(),
 		ended: make(chan struct{}),
+
+		stopped: make(chan struct{}),
 	}, nil
 }
 
@@ -209,6 +214,7 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 	mux.HandleFunc("GET /v1/health", s.health)
 	mux.HandleFunc("GET /v1/watch", s.watch)
 	mux.HandleFunc("GET /v1/grants", s.grants)
+	mux.HandleFunc("DELETE /v1/daemon", s.stop)
 	mux.HandleFunc("POST /v1/runs", s.register)
 	mux.HandleFunc("DELETE /v1/runs/{id}", s.unregister)
 	api := &http.Server{Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, IdleTimeout: time.Minute}
@@ -230,7 +236,9 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 				s.opts.Log.Error("the daemon goes on as it is", zap.Error(s.succeed(lock, l)))
 				s.program.at, _ = os.Stat(s.program.path) // not again for the same one
 			}
-			alive = !s.leave() && s.atHome()
+			alive = !s.leave(s.opts.Idle) && s.atHome()
+		case <-s.stopped:
+			alive = false
 		}
 	}
 	close(s.ended)
@@ -250,7 +258,7 @@ func (s *server) atHome() bool {
 
 // leave forgets runs that are gone, and reports whether there has been nothing to
 // do for so long that the daemon ends. From then on it takes no more runs.
-func (s *server) leave() bool {
+func (s *server) leave(idle time.Duration) bool {
 	s.mu.Lock()
 	var gone []string
 	for id, r := range s.runs {
@@ -264,7 +272,7 @@ func (s *server) leave() bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.closing = len(s.runs) == 0 && time.Since(s.idle) >= s.opts.Idle
+	s.closing = len(s.runs) == 0 && time.Since(s.idle) >= idle
 	return s.closing
 }
 
@@ -490,6 +498,15 @@ func (s *server) belongs(request *RegisterRequest) error {
 		}
 	}
 	return nil
+}
+
+func (s *server) stop(w http.ResponseWriter, _ *http.Request) {
+	if !s.leave(0) {
+		answer(w, http.StatusConflict, failure{"it serves runs"})
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+	s.stopOnce.Do(func() { close(s.stopped) })
 }
 
 func (s *server) unregister(w http.ResponseWriter, req *http.Request) {
