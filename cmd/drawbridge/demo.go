@@ -112,6 +112,7 @@ type demo struct {
 	app             *app
 	home, workspace string
 	image           string
+	network         string   // of the run
 	serve           []string // arguments of the server
 	step            int
 }
@@ -199,6 +200,7 @@ func (d *demo) create(ctx context.Context, client *demoClient) (string, error) {
 		return "", err
 	}
 	d.tell("create_run", "%s, named %s, in %s with %s between it and this machine", made.Run.ID, made.Run.Name, d.place(), made.Run.Isolation)
+	d.network = made.Run.Network
 	return made.Run.ID, nil
 }
 
@@ -208,7 +210,7 @@ func (d *demo) start(ctx context.Context, client *demoClient, id string) error {
 		return err
 	}
 	reaches := "without a network"
-	if started.Run.Network == string(manager.NetworkStrict) {
+	if d.network == string(manager.NetworkStrict) {
 		reaches = "behind the gate, which lets nothing through that no rule names"
 	}
 	d.tell("start", "its command runs as a user without rights, %s", reaches)
