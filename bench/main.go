@@ -8,7 +8,8 @@
 // their ratio and the target beside it. A missed target is a figure, not a
 // failure: the exit code tells only whether everything could be measured.
 //
-// It needs a Docker engine on this machine, the docker command and Go. All that
+// It needs Go and, for all but gate, a Docker engine on this machine and the docker
+// command. All that
 // it makes lies in a temporary directory or carries the label drawbridge.bench,
 // and is removed at the end, also after an interrupt.
 package main
@@ -32,6 +33,9 @@ type measurement struct {
 	run   func(ctx context.Context, w *world) error
 }
 
+// needsEngine reports whether a measurement is one of Drawbridge as a whole.
+func (m measurement) needsEngine() bool { return m.name != gateName }
+
 var measurements = []measurement{
 	{"create", "create_run with start: true to the first line, beside docker run", measureCreate},
 	{"call", "a tool call that touches no engine, beside an empty tool", measureCall},
@@ -42,6 +46,7 @@ var measurements = []measurement{
 	{"crowd", "200 live containers", measureCrowd},
 	{"native", "native runs to the first line, beside the bare OCI runtime and docker run", measureNative},
 	{"nativecrowd", "200 live native runs", measureNativeCrowd},
+	{gateName, "requests through the gate, beside none, two floors and goproxy", measureGate},
 	{"work", "a compilation and a look at many files inside, beside the host", measureWork},
 }
 
@@ -53,10 +58,15 @@ type settings struct {
 	json       bool
 	bin        string
 	image      string
+	profile    string
 }
 
 func main() {
-	if err := run(); err != nil {
+	work := run
+	if os.Getenv(partVariable) != "" {
+		work = servePart
+	}
+	if err := work(); err != nil {
 		fmt.Fprintf(os.Stderr, "bench: %v\n", err)
 		os.Exit(1)
 	}
@@ -70,6 +80,7 @@ func run() error {
 	flag.BoolVar(&s.json, "json", false, "print JSON")
 	flag.StringVar(&s.bin, "bin", "", "directory with drawbridge and its guest (default: build them)")
 	flag.StringVar(&s.image, "image", "drawbridge-demo:latest", "image with a shell; scripts/image makes the default one")
+	flag.StringVar(&s.profile, "profile", "", "directory for CPU profiles of the processes of gate")
 	flag.Parse()
 	chosen, err := choose(s.only)
 	if err != nil {
@@ -80,7 +91,7 @@ func run() error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	w, err := newWorld(ctx, s)
+	w, err := newWorld(ctx, s, chosen)
 	if err != nil {
 		return err
 	}

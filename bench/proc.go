@@ -70,7 +70,7 @@ func look(pid int) (process, error) {
 func (w *world) describeMachine(ctx context.Context) []string {
 	engine, err := w.docker(ctx, "info", "--format", "engine {{.ServerVersion}}, {{.DefaultRuntime}}, {{.Driver}}, cgroup v{{.CgroupVersion}}, kernel {{.KernelVersion}}, {{.OperatingSystem}}")
 	if err != nil {
-		engine = err.Error()
+		engine = "no Docker engine"
 	}
 	model := runtime.GOARCH
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {

@@ -41,18 +41,33 @@ type world struct {
 	printer string // directory with the program that prints
 }
 
-// newWorld builds the programs and finds the image.
-func newWorld(ctx context.Context, s settings) (*world, error) {
+// newWorld makes what some measurements need: it builds the programs and finds the
+// image, unless none of them is about those.
+func newWorld(ctx context.Context, s settings, chosen []measurement) (*world, error) {
 	dir, err := os.MkdirTemp("", "drawbridge-bench-")
 	if err != nil {
 		return nil, fmt.Errorf("make a directory for the measurements: %w", err)
 	}
 	w := &world{settings: s, dir: dir, work: filepath.Join(dir, "work"), token: rand.Text()}
 	w.printer = filepath.Join(w.work, "printer")
-	if err := w.prepare(ctx); err != nil {
+	err = w.findModule(ctx)
+	if err == nil && slices.ContainsFunc(chosen, measurement.needsEngine) {
+		err = w.prepare(ctx)
+	}
+	if err != nil {
 		return nil, errors.Join(err, w.cleanUp())
 	}
+	w.results.Machine = w.describeMachine(ctx)
 	return w, nil
+}
+
+func (w *world) findModule(ctx context.Context) error {
+	module, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
+	if err != nil {
+		return fmt.Errorf("find the module: %w; run this in the checkout of drawbridge", err)
+	}
+	w.root = strings.TrimSpace(string(module))
+	return nil
 }
 
 func (w *world) prepare(ctx context.Context) error {
@@ -62,11 +77,6 @@ func (w *world) prepare(ctx context.Context) error {
 	if _, err := w.docker(ctx, "version", "--format", "{{.Server.Version}}"); err != nil {
 		return fmt.Errorf("reach the Docker engine: %w; start it, or use scripts/bench, which does", err)
 	}
-	module, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	if err != nil {
-		return fmt.Errorf("find the module: %w; run this in the checkout of drawbridge", err)
-	}
-	w.root = strings.TrimSpace(string(module))
 	if err := w.build(ctx); err != nil {
 		return err
 	}
@@ -76,7 +86,6 @@ func (w *world) prepare(ctx context.Context) error {
 			return fmt.Errorf("make the image %s: %w: %s", w.image, err, out)
 		}
 	}
-	w.results.Machine = w.describeMachine(ctx)
 	return nil
 }
 
