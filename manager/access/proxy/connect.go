@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -239,17 +240,9 @@ func (s *session) inspect(target policy.Target) {
 		s.serveInner(target, "http", false)
 		return
 	}
-	misdirected := false
-	done := make(chan struct{})
-	inner := &unread{Conn: s.conn, r: io.MultiReader(bytes.NewReader(s.takeBuffered()), s.conn), closed: done}
-	secure := tls.Server(inner, &tls.Config{
-		MinVersion: tls.VersionTLS12,
-		NextProtos: []string{"h2", "http/1.1"},
-		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			misdirected = !names(hello.ServerName, target)
-			return s.gate.authority.leaf(target.Host)
-		},
-	})
+	inner := &unread{Conn: s.conn, first: s.takeBuffered(), target: target, closed: make(chan struct{})}
+	s.release() // what is inside has buffers of its own
+	secure := tls.Server(inner, s.gate.inner)
 	ctx, cancel := context.WithTimeout(s.ctx, handshakeTimeout)
 	defer cancel()
 	if err := secure.HandshakeContext(ctx); err != nil {
@@ -259,14 +252,45 @@ func (s *session) inspect(target policy.Target) {
 	}
 	_ = s.conn.SetDeadline(time.Time{})
 	if secure.ConnectionState().NegotiatedProtocol == "h2" {
-		s.gate.http2.serve(&inspected{session: s, target: target, misdirected: misdirected, conn: secure, granted: s.run.granted(target)}, done)
+		s.gate.http2.serve(&inspected{session: s, target: target, misdirected: inner.misdirected, conn: secure, granted: s.run.granted(target)}, inner.closed)
 		return
 	}
 	in := s.over(secure)
 	in.granted = s.run.granted(target)
-	in.serveInner(target, "https", misdirected)
+	in.serveInner(target, "https", inner.misdirected)
 	in.close()
 	_ = secure.Close()
+}
+
+// newInnerConfig returns what the gate says in TLS to sandboxes. It is one for all
+// connections, so that clients can resume sessions: which target a connection is
+// for, its unread knows.
+//
+// The other end is on this machine. So there is no use in small records, which
+// reach a reader sooner where a network loses packets; nor in a key exchange that
+// withstands the quantum computers of whoever listens on the way, which takes
+// longer than all the rest of a handshake. Only a client that has no other gets it.
+func newInnerConfig(a *Authority) *tls.Config {
+	config := &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		NextProtos: []string{"h2", "http/1.1"},
+		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			return a.leaf(hello.Conn.(*unread).target.Host)
+		},
+		DynamicRecordSizingDisabled: true,
+	}
+	classical := config.Clone()
+	classical.CurvePreferences = []tls.CurveID{tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521}
+	// This is asked when a session is resumed too; for a certificate is not.
+	config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		c := hello.Conn.(*unread)
+		c.misdirected = !names(hello.ServerName, c.target)
+		if slices.ContainsFunc(classical.CurvePreferences, func(id tls.CurveID) bool { return slices.Contains(hello.SupportedCurves, id) }) {
+			return classical, nil
+		}
+		return nil, nil //nolint:nilnil // means config itself
+	}
+	return config
 }
 
 // takeBuffered returns what was read from the connection and not yet used. The
@@ -276,15 +300,26 @@ func (s *session) takeBuffered() []byte {
 	return bytes.Clone(data)
 }
 
-// unread is a connection of which a part has been read already.
+// unread is the connection below TLS, of which a part has been read already.
 type unread struct {
 	net.Conn
-	r      io.Reader
-	once   sync.Once
-	closed chan struct{}
+	first       []byte // that part
+	target      policy.Target
+	misdirected bool // the handshake names another host; valid after it
+	once        sync.Once
+	closed      chan struct{}
 }
 
-func (c *unread) Read(p []byte) (int, error) { return c.r.Read(p) }
+func (c *unread) Read(p []byte) (int, error) {
+	if len(c.first) == 0 {
+		return c.Conn.Read(p)
+	}
+	n := copy(p, c.first)
+	if c.first = c.first[n:]; len(c.first) == 0 {
+		c.first = nil
+	}
+	return n, nil
+}
 
 // Close tells who waits that whoever has the connection is done with it.
 func (c *unread) Close() error {

@@ -134,6 +134,7 @@ type Gate struct {
 	roots     *x509.CertPool
 	dialer    *dialer
 	log       *zap.Logger
+	inner     *tls.Config // towards sandboxes
 	sessions  tls.ClientSessionCache
 	http2     *http2Server
 
@@ -146,6 +147,7 @@ type Gate struct {
 func New(opts Options) *Gate {
 	g := &Gate{
 		authority: opts.Authority, roots: opts.Roots, log: opts.Log,
+		inner:    newInnerConfig(opts.Authority),
 		dialer:   &dialer{resolver: opts.Resolver, upstream: opts.Upstream},
 		sessions: tls.NewLRUClientSessionCache(1024),
 	}

@@ -418,3 +418,49 @@ func FuzzClientHello(f *testing.F) {
 		}
 	})
 }
+
+// anySession is a cache of one session, whatever it was for.
+type anySession struct{ kept *tls.ClientSessionState }
+
+func (a *anySession) Get(string) (*tls.ClientSessionState, bool)    { return a.kept, a.kept != nil }
+func (a *anySession) Put(_ string, session *tls.ClientSessionState) { a.kept = session }
+
+// TestResumedSession resumes a TLS session with the gate. The name in the handshake
+// is checked all the same.
+func TestResumedSession(t *testing.T) {
+	w := newWorld(t, policy.Strict)
+	var served atomic.Int64
+	host := w.server("api.test", http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
+	w.run.Policy = policyOf(t, policy.Strict, host+" allow GET /**")
+	sessions := &anySession{}
+	for _, test := range []struct {
+		sni     string
+		resumed bool
+		status  int
+	}{{"api.test", false, http.StatusOK}, {"api.test", true, http.StatusOK}, {"other.test", true, http.StatusMisdirectedRequest}} {
+		conn, _, _ := w.connect(host)
+		secure := tls.Client(conn, &tls.Config{ServerName: test.sni, InsecureSkipVerify: true, ClientSessionCache: sessions})
+		fmt.Fprintf(secure, "GET / HTTP/1.1\r\nHost: %s\r\n\r\n", host)
+		resp, _ := readAnswer(t, bufio.NewReader(secure))
+		if resumed := secure.ConnectionState().DidResume; resumed != test.resumed || resp.StatusCode != test.status {
+			t.Errorf("%s: resumed %t, status %d; want %t, %d", test.sni, resumed, resp.StatusCode, test.resumed, test.status)
+		}
+	}
+	if served.Load() != 2 {
+		t.Errorf("the server had %d requests, want 2", served.Load())
+	}
+}
+
+// TestKeyExchanges shakes hands with clients that have one kind of key exchange only.
+func TestKeyExchanges(t *testing.T) {
+	w := newWorld(t, policy.Strict)
+	host := w.server("api.test", http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	w.run.Policy = policyOf(t, policy.Strict, host+" allow GET /**")
+	for _, id := range []tls.CurveID{tls.X25519MLKEM768, tls.X25519, tls.CurveP256, tls.CurveP384, tls.CurveP521} {
+		conn, _, _ := w.connect(host)
+		secure := tls.Client(conn, &tls.Config{ServerName: "api.test", InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{id}})
+		if err := secure.HandshakeContext(t.Context()); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+}

@@ -77,6 +77,14 @@ func (s *session) close() {
 	if s.linger {
 		s.drain()
 	}
+	s.release()
+}
+
+// release gives the session's buffers back.
+func (s *session) release() {
+	if s.reader == nil {
+		return
+	}
 	s.reader.Reset(nil)
 	readers.Put(s.reader)
 	s.writer.Reset(nil)
