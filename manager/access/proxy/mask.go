@@ -11,8 +11,8 @@ import (
 // It is an Aho-Corasick automaton, with a table in front of it that skips what
 // cannot begin a secret: where nothing is pending, the last bytes of the shortest
 // possible match say how far the next one is away at least. Each byte is looked up
-// once in the table and passed once through the automaton at most, whatever the
-// content is.
+// a few times in the table and passed once through the automaton at most, whatever
+// the content is.
 type masker struct {
 	nodes  []node
 	labels []byte  // of edges, those of a node beside each other
@@ -36,7 +36,8 @@ type node struct {
 const (
 	mark      = '*'
 	shiftBits = 14
-	blockSize = 4 // bytes that say how far to skip
+	blockSize = 4       // bytes that say how far to skip
+	stride    = 2 << 10 // bytes that are looked at together
 )
 
 // minNeedle is the shortest needle that a masker takes, because of blockSize.
@@ -154,14 +155,57 @@ func (m *masker) next(state int32, b byte) int32 {
 // too little is left to tell, that position.
 func (m *masker) skip(b []byte, i int) int {
 	for last := len(b) - m.shortest; i <= last; {
-		end := i + m.shortest
-		shift := m.shifts[shiftOf(b[end-blockSize:end])]
+		if i+stride <= last && m.clear(b[i:]) {
+			i += stride
+			continue
+		}
+		for until := min(last, i+stride); i <= until; {
+			end := i + m.shortest
+			shift := m.shifts[shiftOf(b[end-blockSize:end])]
+			if shift == 0 {
+				return i
+			}
+			i += int(shift)
+		}
+	}
+	return min(i, len(b))
+}
+
+// clear reports whether no needle begins in the first stride bytes of b, which has
+// as many more as the shortest needle. It looks at several places in turn: a
+// processor does that at once, while a single chain of shifts waits for memory at
+// each.
+func (m *masker) clear(b []byte) bool {
+	const lane = stride / 4
+	back := m.shortest
+	_ = b[stride+back-1]
+	i0, i1, i2, i3 := back, lane+back, 2*lane+back, 3*lane+back // ends of what is looked at
+	for {
+		s0 := m.shifts[shiftOf(b[i0-blockSize:i0])]
+		s1 := m.shifts[shiftOf(b[i1-blockSize:i1])]
+		s2 := m.shifts[shiftOf(b[i2-blockSize:i2])]
+		s3 := m.shifts[shiftOf(b[i3-blockSize:i3])]
+		if s0 == 0 || s1 == 0 || s2 == 0 || s3 == 0 {
+			return false
+		}
+		i0, i1, i2, i3 = i0+int(s0), i1+int(s1), i2+int(s2), i3+int(s3)
+		if i0 >= lane+back || i1 >= 2*lane+back || i2 >= 3*lane+back || i3 >= stride+back {
+			break
+		}
+	}
+	// Each goes on to the end of its own part.
+	return m.clearFrom(b, i0, lane+back) && m.clearFrom(b, i1, 2*lane+back) && m.clearFrom(b, i2, 3*lane+back) && m.clearFrom(b, i3, stride+back)
+}
+
+func (m *masker) clearFrom(b []byte, i, end int) bool {
+	for i < end {
+		shift := m.shifts[shiftOf(b[i-blockSize:i])]
 		if shift == 0 {
-			return i
+			return false
 		}
 		i += int(shift)
 	}
-	return min(i, len(b))
+	return true
 }
 
 // scan masks the needles that end in b[from:], after what led to state. A needle
