@@ -248,7 +248,7 @@ func (s *session) relay(req *http.Request, resp *http.Response) (n int64, delimi
 	none := hasNoContent(req.Method, resp.StatusCode)
 	delimited = (chunked || none || resp.ContentLength >= 0) && !req.Close
 	writeStatus(s.writer, resp)
-	_ = withoutHops(resp.Header).Write(s.writer)
+	writeHeaders(s.writer, resp.Header)
 	switch length := resp.Header.Get("Content-Length"); {
 	case none && length != "" && resp.StatusCode != http.StatusNoContent:
 		fmt.Fprintf(s.writer, "Content-Length: %s\r\n", length)
@@ -326,7 +326,7 @@ func copyContent(w *bufio.Writer, r io.Reader, chunked bool, buffered func() int
 // closes it.
 func (s *session) switchProtocols(resp *http.Response, e *Entry) {
 	writeStatus(s.writer, resp)
-	_ = withoutHops(resp.Header).Write(s.writer)
+	writeHeaders(s.writer, resp.Header)
 	_, _ = s.writer.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	if err := s.writer.Flush(); err != nil {
 		e.Error = plainError(err)

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -21,7 +22,7 @@ func writeRequestHead(w *bufio.Writer, req *http.Request, target policy.Target, 
 	}
 	fmt.Fprintf(w, "%s %s HTTP/1.1\r\nHost: %s\r\n", req.Method, uri, hostHeader(target, scheme))
 	websocket := wantsWebSocket(req.Header)
-	_ = withoutHops(req.Header).Write(w)
+	writeHeaders(w, req.Header)
 	if websocket {
 		_, _ = w.WriteString("Connection: Upgrade\r\nUpgrade: websocket\r\n")
 	}
@@ -83,21 +84,24 @@ var hopHeaders = map[string]bool{
 	"Te": true, "Trailer": true, "Transfer-Encoding": true, "Upgrade": true, "Http2-Settings": true, "Host": true,
 }
 
-// withoutHops returns the headers to pass on. Content-Length is written by
+// withheld are the headers that are not passed on. Content-Length is written by
 // whoever delimits the content.
-func withoutHops(h http.Header) http.Header {
-	out := make(http.Header, len(h))
-	for name, values := range h {
-		if !hopHeaders[name] && name != "Content-Length" {
-			out[name] = values
+var withheld = func() map[string]bool {
+	all := maps.Clone(hopHeaders)
+	all["Content-Length"] = true
+	return all
+}()
+
+// writeHeaders writes the headers to pass on.
+func writeHeaders(w *bufio.Writer, h http.Header) {
+	without := withheld
+	if options := connectionOptions(h); len(options) > 0 {
+		without = maps.Clone(withheld)
+		for _, option := range options {
+			without[http.CanonicalHeaderKey(option)] = true
 		}
 	}
-	for _, option := range connectionOptions(h) {
-		if name := http.CanonicalHeaderKey(option); !hopHeaders[name] {
-			delete(out, name)
-		}
-	}
-	return out
+	_ = h.WriteSubset(w, without)
 }
 
 func writeStatus(w *bufio.Writer, resp *http.Response) {
@@ -114,6 +118,6 @@ func announceTrailer(w *bufio.Writer, trailer http.Header) {
 // writeTrailer writes the end of chunked content.
 func writeTrailer(w *bufio.Writer, trailer http.Header) {
 	_, _ = w.WriteString("0\r\n")
-	_ = withoutHops(trailer).Write(w)
+	writeHeaders(w, trailer)
 	_, _ = w.WriteString("\r\n")
 }

@@ -134,7 +134,7 @@ func (s *session) awaitAnswer(v *server, req *http.Request) (*http.Response, err
 		if req.ProtoAtLeast(1, 1) {
 			s.granted.coverHead(resp)
 			writeStatus(s.writer, resp)
-			_ = withoutHops(resp.Header).Write(s.writer)
+			writeHeaders(s.writer, resp.Header)
 			_, _ = s.writer.WriteString("\r\n")
 			if err := s.writer.Flush(); err != nil {
 				return nil, err
