@@ -103,7 +103,7 @@ type Credential struct {
 	Grant    Grant
 	Provider string            // name of the provider that knows how to use it
 	Kind     string            // which of the provider's kinds it is, where there are several
-	Values   map[string]Secret // by the name of the provider's field; at least one
+	Values   map[string]Secret // by the name of the provider's field; none only where Metadata says where the secret is
 
 	// RefreshToken renews the credential where the service has such a thing.
 	RefreshToken Secret

@@ -259,7 +259,7 @@ func TestWhatCannotBeAGoodCredentialIsNotStored(t *testing.T) {
 	s := open(t, newHome(t), inFile)
 	for what, change := range map[string]func(c *Credential){
 		"no provider":   func(c *Credential) { c.Provider = "" },
-		"no values":     func(c *Credential) { c.Values = nil },
+		"no values":     func(c *Credential) { c.Values, c.Metadata = nil, nil },
 		"empty value":   func(c *Credential) { c.Values = map[string]Secret{"token": {}} },
 		"newline":       func(c *Credential) { c.Values["token"] = NewSecret(secretText + "\n") },
 		"not text":      func(c *Credential) { c.Values["token"] = NewSecret(secretText + "\xff") },

@@ -96,7 +96,7 @@ func (c Credential) check() error {
 	switch {
 	case c.Provider == "":
 		return errors.New("it names no provider")
-	case len(c.Values) == 0:
+	case len(c.Values) == 0 && len(c.Metadata) == 0:
 		return errors.New("it has no values")
 	case c.CreatedAt.IsZero():
 		return errors.New("it does not say when it was made")
