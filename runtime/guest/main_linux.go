@@ -32,6 +32,7 @@ const usage = `usage: drawbridge-guest run --socket PATH
        drawbridge-guest kill --id ID
        drawbridge-guest read --offset N --limit N -- FILE
        drawbridge-guest write --mode MODE [--parents] [--append] -- FILE
+       drawbridge-guest connect HOST PORT
        drawbridge-guest version`
 
 // Main runs the program with the arguments after its name and returns its exit
@@ -42,6 +43,9 @@ func Main(args []string) int {
 	debug.SetMemoryLimit(memoryTarget)
 	if len(args) == 0 {
 		return complain(errors.New(usage))
+	}
+	if args[0] == "connect" {
+		return connectMain(args[1:])
 	}
 	options, command, err := parseOptions(args[1:])
 	if err != nil {
