@@ -20,6 +20,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -51,6 +52,8 @@ const (
 type gateState struct {
 	Token  string `json:"token"`
 	Commit string `json:"commit,omitempty"`
+	// SSHKeys are the fingerprints of what the run's SSH agent offers.
+	SSHKeys []string `json:"ssh_keys,omitempty"`
 }
 
 // NetworkSummary is what a run's requests came to.
@@ -234,7 +237,7 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 	if err != nil {
 		return failf(CodeRuntimeUnavailable, "look at `drawbridge doctor`, or use network none", "%v", err)
 	}
-	c.gate = &gateState{Token: got.Token, Commit: got.Commit}
+	c.gate = &gateState{Token: got.Token, Commit: got.Commit, SSHKeys: got.SSHKeys}
 	c.spec.Gate = &runtime.Gate{Dir: store.GateDir(), Token: got.Token}
 	c.spec.Env = slices.Concat(gateEnv, got.Env, c.spec.Env)
 	return nil
@@ -243,8 +246,17 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 func registration(store *storage.RunStore, id string, sp *spec, token string) daemon.RegisterRequest {
 	return daemon.RegisterRequest{
 		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, Learn: sp.Learn,
-		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, Token: token,
+		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, SSHAuthSock: sp.SSHAuthSock, Token: token,
 	}
+}
+
+// sshAuthSock is the socket of the SSH agent of whoever makes a run with SSH grants.
+// It is stored with the run: the daemon may have been started from elsewhere.
+func sshAuthSock(grants []string) string {
+	if socket := os.Getenv("SSH_AUTH_SOCK"); filepath.IsAbs(socket) && slices.ContainsFunc(grants, sshagent.IsGrant) {
+		return socket
+	}
+	return ""
 }
 
 // ensureGate has the gate serve a run that is about to start: the daemon may have
@@ -418,6 +430,9 @@ func (m *Manager) SuggestRules(ctx context.Context, runID string, paths bool) ([
 
 // ruleFor is the rule that would allow one request, or nothing where none would.
 func ruleFor(e *NetworkEntry, paths bool) string {
+	if e.Kind == proxy.KindSignature {
+		return "" // it takes a grant
+	}
 	host, err := policy.ParseHost(e.Host)
 	if err != nil || e.Port < 1 || e.Port > 65535 {
 		return ""
@@ -469,6 +484,9 @@ func (s *NetworkSummary) add(e *NetworkEntry) {
 	}
 	s.Refused++
 	refusal := Refusal{Host: fmt.Sprintf("%s:%d", e.Host, e.Port), Rule: e.Rule}
+	if e.Kind == proxy.KindSignature {
+		refusal.Rule = e.Error
+	}
 	if slices.Contains(s.Last, refusal) {
 		return
 	}

@@ -14,7 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // service is a server on this machine that a run may reach if a rule names it.
@@ -221,5 +225,30 @@ func TestRunsAreToldApart(t *testing.T) {
 	}
 	if a, b := output(t, m, mine.ID), output(t, m, other.ID); !strings.Contains(a, "served") || strings.Contains(b, "served") {
 		t.Errorf("one printed %q, the other %q", a, b)
+	}
+}
+
+// The daemon writes paths of sandboxes into files, and imports no runtime.
+func TestDaemonKnowsWhereSandboxesHaveThings(t *testing.T) {
+	t.Parallel()
+	want := []string{runtime.GateDir, runtime.GuestPath, runtime.GateSocket, runtime.GateDir + "/" + runtime.GateBundle}
+	got := []string{daemon.SandboxDir, daemon.SandboxGuest, daemon.SandboxDir + "/" + daemon.SocketFile, daemon.SandboxDir + "/" + daemon.BundleFile}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// A signature that was refused is counted, and no network rule would allow it.
+func TestRefusedSignatureSuggestsNoRule(t *testing.T) {
+	t.Parallel()
+	e := NetworkEntry{Kind: proxy.KindSignature, Host: "git.example.com", Port: 22, Decision: proxy.Refused, Error: "why"}
+	if rule := ruleFor(&e, true); rule != "" {
+		t.Errorf("suggests %q", rule)
+	}
+	var summary NetworkSummary
+	summary.add(&e)
+	want := NetworkSummary{Requests: 1, Refused: 1, Last: []Refusal{{Host: "git.example.com:22", Rule: "why"}}}
+	if diff := cmp.Diff(want, summary); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

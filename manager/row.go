@@ -4,30 +4,36 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // spec is the part of a run that never changes after Create, as it is stored.
 type spec struct {
-	Command    []string       `json:"command"`
-	Network    Network        `json:"network"`
-	Rules      []string       `json:"network_rules,omitempty"`
-	Learn      bool           `json:"learn,omitempty"`
-	Grants     []string       `json:"grants,omitempty"`
-	Profile    string         `json:"profile,omitempty"` // of the grants
-	Ports      map[string]int `json:"ports,omitempty"`
-	Timeout    time.Duration  `json:"timeout,omitempty"`
-	Grace      time.Duration  `json:"grace"`
-	PidsLimit  int64          `json:"pids_limit"`
-	LogLimit   int64          `json:"log_limit"` // bytes
-	Rows       uint16         `json:"rows,omitempty"`
-	Cols       uint16         `json:"cols,omitempty"`
-	OwnedSpace bool           `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
+	Command []string `json:"command"`
+	Network Network  `json:"network"`
+	Rules   []string `json:"network_rules,omitempty"`
+	Learn   bool     `json:"learn,omitempty"`
+	Grants  []string `json:"grants,omitempty"`
+	Profile string   `json:"profile,omitempty"` // of the grants
+	// SSHAuthSock is the socket of the SSH agent that whoever created the run has,
+	// where an SSH grant may need it.
+	SSHAuthSock string         `json:"ssh_auth_sock,omitempty"`
+	Ports       map[string]int `json:"ports,omitempty"`
+	Timeout     time.Duration  `json:"timeout,omitempty"`
+	Grace       time.Duration  `json:"grace"`
+	PidsLimit   int64          `json:"pids_limit"`
+	LogLimit    int64          `json:"log_limit"` // bytes
+	Rows        uint16         `json:"rows,omitempty"`
+	Cols        uint16         `json:"cols,omitempty"`
+	OwnedSpace  bool           `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
 }
 
 // meta is the part of a run that changes and that no query needs, as it is
@@ -167,6 +173,11 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		run.ProxyAuthToken, run.DaemonCommit = mt.Gate.Token, mt.Gate.Commit
 		request := registration(run.Store, run.ID, &sp, mt.Gate.Token)
 		run.ProxyRegReq = &request
+		if len(mt.Gate.SSHKeys) > 0 {
+			run.SSHAgentServer = &sshagent.Server{
+				SocketPath: filepath.Join(run.Store.GateDir(), daemon.AgentFile), Fingerprints: slices.Clone(mt.Gate.SSHKeys),
+			}
+		}
 	}
 	return run, nil
 }

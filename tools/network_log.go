@@ -18,7 +18,7 @@ const (
 // requestFields describe one request.
 var requestFields = []Field{
 	{Name: "time", Type: "string", Description: "When it was sent, RFC 3339 in UTC."},
-	{Name: "method", Type: "string", Optional: true, Description: "Its method; CONNECT for a connection that was not looked into."},
+	{Name: "method", Type: "string", Optional: true, Description: "Its method; CONNECT for a connection that was not looked into, SIGN for a signature of the SSH agent."},
 	{Name: "host", Type: "string", Description: "Where it went."},
 	{Name: "port", Type: "integer", Optional: true, Description: "Its port."},
 	{Name: "path", Type: "string", Optional: true, Description: "Its path, without the query."},

@@ -162,11 +162,14 @@ func (a *app) traceLines(entries []manager.NetworkEntry) error {
 // confuse a terminal.
 func requestText(e *manager.NetworkEntry) string {
 	target := e.Host
-	if e.Port != 443 && e.Port != 80 {
+	if e.Port != 443 && e.Port != 80 && e.Port != 0 {
 		target = fmt.Sprintf("%s:%d", e.Host, e.Port)
 	}
 	if e.Scheme != "" {
 		target = e.Scheme + "://" + target
+	}
+	if e.User != "" {
+		target = e.User + "@" + target
 	}
 	return oneLine(strings.Join(slices.DeleteFunc([]string{e.Method, target + e.Path}, func(s string) bool { return s == "" }), " "))
 }

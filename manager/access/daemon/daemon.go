@@ -41,6 +41,9 @@ type RegisterRequest struct {
 	// each request.
 	LogDir   string `json:"log_dir"`
 	LogLimit int64  `json:"log_limit"` // bytes
+	// SSHAuthSock is the socket of the SSH agent that has the keys of SSH grants;
+	// empty is that of the daemon's environment.
+	SSHAuthSock string `json:"ssh_auth_sock,omitempty"`
 	// Token is that of an earlier registration of the run, empty if there was
 	// none.
 	Token string `json:"token,omitempty"`
@@ -51,6 +54,9 @@ type Registration struct {
 	Token  string   `json:"token"`         // what its guest begins connections with
 	Commit string   `json:"commit"`        // the build of the daemon
 	Env    []string `json:"env,omitempty"` // variables of the sandbox, KEY=VALUE, in which placeholders stand for credentials
+	// SSHKeys are the fingerprints of what the run's SSH agent offers, at AgentFile
+	// of GateDir; without any there is no agent.
+	SSHKeys []string `json:"ssh_keys,omitempty"`
 }
 
 // Health is what a daemon says of itself.
@@ -62,9 +68,16 @@ type Health struct {
 
 // Names of files in RegisterRequest.GateDir.
 const (
-	SocketFile = "gate.sock"     // where the gate listens for the run
-	CAFile     = "ca.pem"        // the gate's own authority
-	BundleFile = "ca-bundle.pem" // the authorities of this host, and the gate's
+	SocketFile = "gate.sock"      // where the gate listens for the run
+	AgentFile  = "ssh-agent.sock" // where its SSH agent listens, if it has one
+	CAFile     = "ca.pem"         // the gate's own authority
+	BundleFile = "ca-bundle.pem"  // the authorities of this host, and the gate's
+)
+
+// Where sandboxes have GateDir and the guest program; package runtime says so too.
+const (
+	SandboxDir   = "/run/drawbridge/gate"
+	SandboxGuest = "/run/drawbridge/guest"
 )
 
 const maxRules = 1000 // of one run: about what still decides in microseconds

@@ -16,6 +16,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
 // Directories of a home that are about grants.
@@ -35,6 +36,7 @@ type resolved struct {
 	grants []proxy.Grant
 	env    []string // placeholders
 	files  []provider.File
+	ssh    []sshagent.Grant
 }
 
 // resolve reads the credentials of grants. This is the one place where they are
@@ -61,6 +63,7 @@ func (s *server) resolve(ctx context.Context, request *RegisterRequest) (resolve
 			errs = append(errs, err)
 		}
 	}
+	all.addSSHFiles()
 	return all, errors.Join(errs...)
 }
 
@@ -79,6 +82,9 @@ func (r *resolved) add(ctx context.Context, store *credential.Store, catalog *pr
 	}
 	if stored.IsExpired(time.Now()) {
 		return fmt.Errorf("use the grant %s: its credential expired at %s; run `drawbridge grant %s` again", name, stored.ExpiresAt.Format(time.RFC3339), name)
+	}
+	if stored.Provider == sshagent.Provider {
+		return r.addSSH(stored)
 	}
 	from, err := catalog.Of(stored)
 	if err != nil {
@@ -170,7 +176,9 @@ func (s *server) list(ctx context.Context, profile string) ([]Grant, error) {
 		if g.Name == "" {
 			g.Name = strings.TrimSuffix(filepath.Base(e.File), ".age")
 		}
-		if p, err := catalog.Lookup(g.Name); err == nil {
+		if ssh, err := sshagent.ParseName(g.Name); err == nil {
+			g.Hosts = append(g.Hosts, ssh.Host)
+		} else if p, err := catalog.Lookup(g.Name); err == nil {
 			for _, i := range p.Injections {
 				g.Hosts = append(g.Hosts, i.Hosts...)
 			}

@@ -22,7 +22,6 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
-	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
@@ -139,6 +138,7 @@ type server struct {
 type registered struct {
 	request  RegisterRequest // with its token
 	granted  resolved
+	sshKeys  []string // fingerprints
 	listener *net.UnixListener
 	stop     context.CancelFunc
 	stopped  chan struct{}
@@ -322,6 +322,15 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	if err != nil {
 		return nil, err
 	}
+	hosts, err := granted.sshRules()
+	if err != nil {
+		return nil, err
+	}
+	if request.Token == "" {
+		if err := granted.checkSSH(ctx, agentSocket(&request)); err != nil {
+			return nil, err
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
@@ -349,13 +358,24 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 		return nil, err
 	}
 	r.listener = l
+	agent, agentListener, err := agentOf(&request, &granted, r.log.record)
+	if err != nil {
+		r.log.close()
+		return nil, errors.Join(err, l.Close(), os.Remove(runFile(s.opts.Home, request.RunID)))
+	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = stop
 	run := &proxy.Run{ID: request.RunID, Token: request.Token, Learn: request.Learn, Grants: granted.grants, Record: r.log.record}
-	run.Policy = policy.New(policy.Mode(request.NetworkPolicy), slices.Concat(rules, reachable))
+	run.Policy = policy.New(policy.Mode(request.NetworkPolicy), slices.Concat(rules, reachable, hosts))
+	var both sync.WaitGroup
+	both.Go(func() { s.gate.Serve(serving, run, l) })
+	if agent != nil {
+		r.sshKeys = agent.Fingerprints
+		both.Go(func() { agent.Serve(serving, agentListener) })
+	}
 	go func() {
 		defer close(r.stopped)
-		s.gate.Serve(serving, run, l)
+		both.Wait()
 	}()
 	s.runs[request.RunID] = r
 	return r, nil
@@ -427,7 +447,9 @@ func (s *server) forget(id string) {
 		return
 	}
 	r.end()
-	_ = os.Remove(filepath.Join(r.request.GateDir, SocketFile))
+	for _, socket := range []string{SocketFile, AgentFile} {
+		_ = os.Remove(filepath.Join(r.request.GateDir, socket))
+	}
 }
 
 // end ends connections and waits for them: what they did is recorded then.
@@ -482,7 +504,7 @@ func (s *server) register(w http.ResponseWriter, req *http.Request) {
 	case err != nil:
 		answer(w, http.StatusUnprocessableEntity, failure{err.Error()})
 	default:
-		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit, Env: r.granted.env})
+		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit, Env: r.granted.env, SSHKeys: r.sshKeys})
 	}
 }
 
@@ -528,49 +550,4 @@ func answer(w http.ResponseWriter, status int, value any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(value) // whoever asked may be gone
-}
-
-// recorder writes a run's requests down.
-type recorder struct {
-	log *zap.Logger
-
-	mu     sync.Mutex
-	writer *logring.Writer // guarded by mu; nil when closed
-}
-
-func openRecorder(dir string, limit int64, log *zap.Logger) (*recorder, error) {
-	segments, err := logring.OpenSegments(dir)
-	if err != nil {
-		return nil, fmt.Errorf("open the run's network log: %w", err)
-	}
-	writer, err := logring.NewWriter(segments, limit)
-	if err != nil {
-		return nil, fmt.Errorf("open the run's network log: %w", err)
-	}
-	return &recorder{log: log, writer: writer}, nil
-}
-
-func (r *recorder) record(e proxy.Entry) {
-	line, err := json.Marshal(e)
-	if err != nil {
-		r.log.Error("a request cannot be written down", zap.Error(err))
-		return
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.writer == nil {
-		return
-	}
-	if _, err := r.writer.Append(logring.Stdout, e.Time, false, append(line, '\n')); err != nil {
-		r.log.Error("writing down a request failed", zap.String("host", e.Host), zap.Error(err))
-	}
-}
-
-func (r *recorder) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.writer != nil {
-		r.writer.Close()
-		r.writer = nil
-	}
 }

@@ -9,6 +9,9 @@ const (
 	KindHTTP    = "http"    // a request that the gate read
 	KindTunnel  = "tunnel"  // bytes that it passed on without a look
 	KindConnect = "connect" // a CONNECT that came to nothing
+	// KindSignature is a request to the SSH agent of the run, for a login at Host.
+	// It has no status, and nothing was sent.
+	KindSignature = "signature"
 )
 
 // Decisions, as an Entry has them.
@@ -38,7 +41,9 @@ type Entry struct {
 	Received  int64         `json:"received"` // bytes of content to it
 	Decision  string        `json:"decision"`
 	Rule      string        `json:"rule,omitempty"`
-	Grant     string        `json:"grant,omitempty"` // whose credential was sent; several with commas
+	Grant     string        `json:"grant,omitempty"` // whose credential was sent or signed with; several with commas
+	User      string        `json:"user,omitempty"`  // at Host, of a signature
+	Key       string        `json:"key,omitempty"`   // fingerprint of what signed
 	Error     string        `json:"error,omitempty"`
 }
 
