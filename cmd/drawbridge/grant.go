@@ -13,6 +13,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
 // grantFlags are the flags of grant.
@@ -21,6 +22,7 @@ type grantFlags struct {
 	from     string
 	set      []string
 	noVerify bool
+	ssh      sshFlags
 }
 
 func (a *app) grantCommand() *cobra.Command {
@@ -38,11 +40,18 @@ Agents may use a grant after "drawbridge grant allow NAME".
 The credential is never an argument. Without --from, it comes from standard input
 where that is no terminal. At a terminal, a login of the service's own tool is
 offered, then a variable that the provider names is taken, then you are asked. It is
-stored unless the service rejects it. Several fields are given as lines FIELD=VALUE.`,
+stored unless the service rejects it. Several fields are given as lines FIELD=VALUE.
+
+ssh:HOST or ssh:HOST:PORT is for SSH, with Git or by itself: a run gets an agent that
+signs for connections to that host only. The key is one of your SSH agent, which keeps
+it, or with --key that of a file, which is stored. The host is known by its keys in
+known_hosts; one that is not known there is refused.`,
 		Example: `  drawbridge grant github
   drawbridge grant openai --from env
   drawbridge grant npm:npm.example.com < token.txt
   drawbridge grant mcp:tickets --set url=https://mcp.example.com/mcp
+  drawbridge grant ssh:github.com
+  drawbridge grant ssh:git.example.com:2222 --key ~/.ssh/id_ed25519
   drawbridge grant list`,
 		Args:              grantArgs,
 		ValidArgsFunction: a.completeProviders,
@@ -54,6 +63,9 @@ stored unless the service rejects it. Several fields are given as lines FIELD=VA
 	flags.StringVar(&f.from, "from", "", "take the credential from stdin, env, login or prompt (default see above)")
 	flags.StringArrayVar(&f.set, "set", nil, "key=value sets a field that is no secret; may be repeated")
 	flags.BoolVar(&f.noVerify, "no-verify", false, "do not ask the service whether it accepts the credential")
+	flags.StringVar(&f.ssh.fingerprint, "fingerprint", "", "SSH: the key of the agent with this fingerprint (default: its only one)")
+	flags.StringVar(&f.ssh.keyFile, "key", "", "SSH: store the private key in this file, instead of using one of the agent")
+	flags.StringArrayVar(&f.ssh.hostKeys, "host-key", nil, "SSH: a key of the host, \"TYPE BASE64\", instead of those in known_hosts; may be repeated")
 	profileFlag(cmd, &f.profile)
 	_ = cmd.RegisterFlagCompletionFunc("from", cobra.FixedCompletions(sourceNames, cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(a.grantListCommand(), a.grantShowCommand(), a.grantAllowCommand(), a.grantDisallowCommand(),
@@ -106,6 +118,12 @@ func namesArgs(cmd *cobra.Command, args []string) error {
 
 // grant obtains, checks and stores the credential of a grant.
 func (a *app) grant(ctx context.Context, g *grants, name string, f grantFlags) error {
+	if err := checkSSHFlags(name, f); err != nil {
+		return err
+	}
+	if sshagent.IsGrant(name) {
+		return a.grantSSH(ctx, g, name, f.ssh)
+	}
 	p, id, err := g.provider(name)
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
 func (a *app) grantListCommand() *cobra.Command {
@@ -119,6 +120,9 @@ func (a *app) grantShowCommand() *cobra.Command {
 			}
 			if output == formatJSON {
 				return a.printGrantJSON(ctx, g, cred)
+			}
+			if cred.Provider == sshagent.Provider {
+				return a.printSSHGrant(g, cred)
 			}
 			return a.printGrant(ctx, g, cred)
 		}),

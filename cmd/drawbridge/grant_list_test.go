@@ -17,6 +17,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
 // listed returns the grants as programs read them, without the times.
@@ -297,7 +298,12 @@ func misnamed(cmd *cobra.Command) string {
 	if cmd.Name() != "grant" {
 		return ""
 	}
-	if _, err := provider.Builtin().Lookup(cmd.Flags().Arg(0)); err != nil {
+	name := cmd.Flags().Arg(0)
+	_, err := provider.Builtin().Lookup(name)
+	if sshagent.IsGrant(name) {
+		_, err = sshagent.ParseName(name)
+	}
+	if err != nil {
 		return err.Error()
 	}
 	return ""

@@ -16,6 +16,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
 // Directories of a home that are about grants.
@@ -135,8 +136,11 @@ func (g *grants) maybeSecret(name string) bool {
 }
 
 // canonical returns the name of a grant with the provider's own name in place of
-// an alias.
+// an alias; that of an SSH grant without the usual port.
 func (g *grants) canonical(name string) string {
+	if grant, err := sshagent.ParseName(name); err == nil {
+		return grant.Name
+	}
 	word, instance, hasInstance := strings.Cut(name, ":")
 	for _, p := range g.catalog.All() {
 		if slices.Contains(p.Aliases, word) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
 // States of a grant beyond those of the store.
@@ -75,6 +76,10 @@ func (g *grants) view(ctx context.Context, e credential.Entry) grantView {
 		v.Name, v.Reason = e.File, e.File+": "+e.Reason
 	}
 	if e.State == credential.StateUnreadable {
+		return v
+	}
+	if e.Provider == sshagent.Provider {
+		g.sshView(ctx, &v, e.Grant)
 		return v
 	}
 	_, resolved, err := g.use(ctx, e.Grant)
