@@ -52,9 +52,13 @@ func (m *Mapper) Probe(workspace string) error {
 	return unix.Close(tree)
 }
 
-// Mount mounts workspace at target, which exists, with mapped owners. A mount that
-// is there already is replaced.
+// Mount mounts workspace at target, which exists, with mapped owners. A mount of it
+// that is there already stays: an abandoned start has left it, and whoever was to
+// use it may be about to. Any other is replaced.
 func (m *Mapper) Mount(workspace, target string) error {
+	if isSameFile(workspace, target) {
+		return nil
+	}
 	if err := Unmount(target); err != nil {
 		return err
 	}
@@ -67,6 +71,15 @@ func (m *Mapper) Mount(workspace, target string) error {
 		return fmt.Errorf("mount the workspace at %s: %w", target, err)
 	}
 	return nil
+}
+
+func isSameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
 }
 
 // clone returns a detached copy of the mount at workspace, with mapped owners.
