@@ -483,6 +483,9 @@ func (s *NetworkSummary) add(e *NetworkEntry) {
 		return
 	}
 	s.Refused++
+	if e.Host == "" {
+		return // it was not even a request to somebody
+	}
 	refusal := Refusal{Host: fmt.Sprintf("%s:%d", e.Host, e.Port), Rule: e.Rule}
 	if e.Kind == proxy.KindSignature {
 		refusal.Rule = e.Error

@@ -161,6 +161,9 @@ func (a *app) traceLines(entries []manager.NetworkEntry) error {
 // requestText is a request in one line. What a run chose is quoted where it could
 // confuse a terminal.
 func requestText(e *manager.NetworkEntry) string {
+	if e.Host == "" {
+		return oneLine("no request: " + e.Error)
+	}
 	target := e.Host
 	if e.Port != 443 && e.Port != 80 && e.Port != 0 {
 		target = fmt.Sprintf("%s:%d", e.Host, e.Port)

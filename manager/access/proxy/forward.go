@@ -29,7 +29,7 @@ func (s *session) serveProxy() {
 		}
 		target, err := absoluteTarget(req)
 		if err != nil {
-			s.answer(http.StatusBadRequest, refusal{Code: codeBadRequest, Message: err.Error()})
+			s.refuse(http.StatusBadRequest, refusal{Code: codeBadRequest, Message: err.Error()})
 			return
 		}
 		if !s.forward(req, target, "http") {
@@ -53,6 +53,7 @@ func absoluteTarget(req *http.Request) (policy.Target, error) {
 
 // serveInner serves the requests inside a CONNECT to target.
 func (s *session) serveInner(target policy.Target, scheme string, misdirected bool) {
+	s.target = &target
 	for {
 		req, err := s.readRequest()
 		if err != nil {
@@ -60,7 +61,7 @@ func (s *session) serveInner(target policy.Target, scheme string, misdirected bo
 			return
 		}
 		if req.Method == http.MethodConnect {
-			s.answer(http.StatusMethodNotAllowed, refusal{Code: codeBadRequest, Message: "a CONNECT inside a CONNECT is not served"})
+			s.refuse(http.StatusMethodNotAllowed, refusal{Code: codeBadRequest, Message: "a CONNECT inside a CONNECT is not served"})
 			return
 		}
 		inner, err := policy.ParseTarget(req.Host, portOf(scheme))

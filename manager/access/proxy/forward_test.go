@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -398,9 +399,52 @@ func TestConnectionsOfARunAreBounded(t *testing.T) {
 		}
 	}
 	_ = first.Close()
-	for {
-		if resp, _ := w.raw("GET http://127.0.0.1:1/ HTTP/1.1\r\n\r\n"); resp.StatusCode == http.StatusBadGateway {
-			break
+	for again := true; again; {
+		// Each is closed at once: those that are told so are counted too, and where
+		// there are many the next is closed without an answer.
+		conn := w.dial(w.run.Token)
+		fmt.Fprint(conn, "GET http://127.0.0.1:1/ HTTP/1.1\r\n\r\n")
+		answer, _ := io.ReadAll(conn)
+		again = !strings.HasPrefix(string(answer), "HTTP/1.1 502 ")
+		_ = conn.Close()
+	}
+	if e := w.entry(0); e.Kind != KindNone || e.Decision != Refused || e.Status != http.StatusServiceUnavailable {
+		t.Errorf("recorded %+v", e)
+	}
+}
+
+// The command in a sandbox can connect to the socket too, and say nothing. That uses
+// up what its own run has, and nothing more: beyond that connections are closed.
+func TestSilentConnectionsOfARunAreBounded(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, policy.Strict)
+	var told, closed int
+	for i := range maxRunConnections + 2*maxTurnedAway {
+		conn, err := net.Dial("unix", w.socket)
+		if err != nil {
+			t.Fatal(err)
 		}
+		defer conn.Close()
+		if i < maxRunConnections {
+			continue
+		}
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		switch answer, err := io.ReadAll(conn); {
+		case strings.Contains(string(answer), codeBusy):
+			told++
+		case len(answer) == 0:
+			closed++
+		default:
+			t.Errorf("got %q, %v", answer, err)
+		}
+	}
+	if told < maxTurnedAway || told+closed != 2*maxTurnedAway {
+		t.Errorf("%d were told that there are too many, %d closed", told, closed)
+	}
+	// Another run has all of its own.
+	other := &world{t: t, gate: w.gate, run: &Run{ID: "run_000000000002", Token: "other", Policy: w.run.Policy, Record: w.record}}
+	other.socket = other.serve(other.run)
+	if resp, why := other.raw("GET http://elsewhere.test/ HTTP/1.1\r\n\r\n"); resp.StatusCode != http.StatusForbidden {
+		t.Errorf("another run got %s, %+v", resp.Status, why)
 	}
 }

@@ -26,8 +26,9 @@
 // inside TLS, and the Host of each request in it, is that of the CONNECT. A
 // credential is sent over verified TLS only, to the hosts, ports and paths of its
 // grant, and comes neither back nor into the record in a spelling that needles.go
-// knows. Every request is handed to Run.Record when it is over, refused ones too.
-// One run's connections are bounded, so that no run starves another.
+// knows. Every request is handed to Run.Record when it is over, and so is what was
+// refused before it was one. One run's connections are bounded, so that no run
+// starves another.
 //
 // It does not see what goes through a tunnel: there, the name in the TLS
 // handshake is checked, and nothing else.
@@ -62,6 +63,7 @@ type AWSCredentialProvider struct {
 // Bounds of the gate.
 const (
 	maxRunConnections = 512      // of one run at a time; a further one is refused
+	maxTurnedAway     = 32       // of one run at a time that are told so; further ones are closed at once
 	maxRequestHead    = 64 << 10 // bytes; more is answered with 431
 	maxAnswerHead     = 256 << 10
 	identifyTimeout   = 10 * time.Second // for the token
@@ -95,23 +97,27 @@ type Run struct {
 
 	mu          sync.Mutex
 	connections int // guarded by mu
+	turnedAway  int // guarded by mu; connections that are being told that there are too many
 }
 
-// enter counts a connection, unless there are too many.
-func (r *Run) enter() bool {
+// enter counts a connection, unless there are as many as may be.
+func (r *Run) enter() bool { return r.count(&r.connections, maxRunConnections) }
+func (r *Run) leave()      { r.uncount(&r.connections) }
+
+func (r *Run) count(n *int, most int) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.connections >= maxRunConnections {
+	if *n >= most {
 		return false
 	}
-	r.connections++
+	*n++
 	return true
 }
 
-func (r *Run) leave() {
+func (r *Run) uncount(n *int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.connections--
+	*n--
 }
 
 // Options configure a Gate.
@@ -195,7 +201,22 @@ func (g *Gate) Serve(ctx context.Context, run *Run, l net.Listener) {
 			}
 			continue
 		}
-		connections.Go(func() { g.serve(ctx, run, conn) })
+		// Connections are counted before they have said whose they are: the command
+		// in the sandbox can open some that never say so.
+		switch {
+		case run.enter():
+			connections.Go(func() {
+				defer run.leave()
+				g.serve(ctx, run, conn)
+			})
+		case run.count(&run.turnedAway, maxTurnedAway):
+			connections.Go(func() {
+				defer run.uncount(&run.turnedAway)
+				g.turnAway(ctx, run, conn)
+			})
+		default:
+			_ = conn.Close()
+		}
 	}
 	cancel()
 }
@@ -207,14 +228,17 @@ func (g *Gate) serve(ctx context.Context, run *Run, conn net.Conn) {
 	s := newSession(ctx, g, run, conn)
 	defer s.close()
 	if err := s.identify(); err != nil {
-		// Who it is is not known, so the run is told of nothing.
-		s.answer(http.StatusProxyAuthRequired, refusal{Code: codeIdentity, Message: "this connection did not come through the run's guest", Next: "connect to 127.0.0.1:3128, as HTTP_PROXY says"})
+		s.refuse(http.StatusProxyAuthRequired, refusal{Code: codeIdentity, Message: "this connection did not come through the run's guest", Next: "connect to 127.0.0.1:3128, as HTTP_PROXY says"})
 		return
 	}
-	if !run.enter() {
-		s.answer(http.StatusServiceUnavailable, refusal{Code: codeBusy, Message: "the run has too many connections", Next: "close some, or wait"})
-		return
-	}
-	defer run.leave()
 	s.serveProxy()
+}
+
+// turnAway tells a client that its run has too many connections.
+func (g *Gate) turnAway(ctx context.Context, run *Run, conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	s := newSession(ctx, g, run, conn)
+	defer s.close()
+	s.refuse(http.StatusServiceUnavailable, refusal{Code: codeBusy, Message: "the run has too many connections", Next: "close some, or wait"})
 }

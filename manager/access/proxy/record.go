@@ -12,6 +12,7 @@ const (
 	// KindSignature is a request to the SSH agent of the run, for a login at Host.
 	// It has no status, and nothing was sent.
 	KindSignature = "signature"
+	KindNone      = "none" // what was refused before it was a request, mostly without a host
 )
 
 // Decisions, as an Entry has them.

@@ -10,9 +10,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 )
 
 // session is one connection from a sandbox. It is for one goroutine.
@@ -28,7 +33,8 @@ type session struct {
 	server *server // the connection to the last target, nil if there is none
 	linger bool    // an answer of the gate's own is the last thing that was sent
 
-	granted *granted // what grants mean for the requests; nil outside of TLS
+	target  *policy.Target // of the CONNECT that the requests are in, nil if there is none
+	granted *granted       // what grants mean for the requests; nil outside of TLS
 }
 
 // headLimit is a reader that gives no more than left bytes while a head is read.
@@ -123,18 +129,36 @@ func (s *session) readRequest() (*http.Request, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkHeader(req.Header); err != nil {
+		return nil, err
+	}
 	_ = s.conn.SetReadDeadline(time.Now().Add(streamTimeout))
 	return req, nil
+}
+
+// checkHeader refuses headers that servers could read in more than one way.
+// http.ReadRequest lets them pass.
+func checkHeader(h http.Header) error {
+	for name, values := range h {
+		if !httpguts.ValidHeaderFieldName(name) {
+			return errors.New("the request has a header with an invalid name")
+		}
+		if !slices.ContainsFunc(values, func(v string) bool { return !httpguts.ValidHeaderFieldValue(v) }) {
+			continue
+		}
+		return errors.New("the request has a header with an invalid value")
+	}
+	return nil
 }
 
 // answerUnreadable answers what is no request, if anybody is there to read it.
 func (s *session) answerUnreadable(err error) {
 	switch {
 	case errors.Is(err, errHeadTooLarge):
-		s.answer(http.StatusRequestHeaderFieldsTooLarge, refusal{Code: codeBadRequest, Message: fmt.Sprintf("the head of the request has more than %d bytes", maxRequestHead)})
+		s.refuse(http.StatusRequestHeaderFieldsTooLarge, refusal{Code: codeBadRequest, Message: fmt.Sprintf("the head of the request has more than %d bytes", maxRequestHead)})
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), isTimeout(err):
 	default:
-		s.answer(http.StatusBadRequest, refusal{Code: codeBadRequest, Message: "this is no HTTP request"})
+		s.refuse(http.StatusBadRequest, refusal{Code: codeBadRequest, Message: "this is no HTTP request"})
 	}
 }
 
@@ -152,6 +176,17 @@ func (s *session) answer(status int, why refusal) {
 		status, http.StatusText(status), len(content), why.Code, content)
 	_ = s.writer.Flush() // whoever asked may be gone
 	s.linger = true
+}
+
+// refuse answers and records what is refused before it is known to be a request to
+// anybody.
+func (s *session) refuse(status int, why refusal) {
+	e := Entry{Time: time.Now(), Kind: KindNone, Decision: Refused, Status: status, Error: why.Message}
+	if s.target != nil {
+		e.Host, e.Port = s.target.Host.String(), int(s.target.Port)
+	}
+	s.answer(status, why)
+	s.record(&e)
 }
 
 // drain reads a little of what the client still sends: closing with something
