@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -447,4 +448,80 @@ func TestSilentConnectionsOfARunAreBounded(t *testing.T) {
 	if resp, why := other.raw("GET http://elsewhere.test/ HTTP/1.1\r\n\r\n"); resp.StatusCode != http.StatusForbidden {
 		t.Errorf("another run got %s, %+v", resp.Status, why)
 	}
+}
+
+// silentServer accepts connections and never answers. It tells when a connection has
+// begun and when it has ended.
+func silentServer(t *testing.T) (host string, begun, ended <-chan struct{}) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	b, e := make(chan struct{}, 16), make(chan struct{}, 16)
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				r := bufio.NewReader(conn)
+				if _, err := r.Peek(1); err == nil {
+					b <- struct{}{}
+				}
+				_, _ = io.Copy(io.Discard, r)
+				e <- struct{}{}
+			}()
+		}
+	}()
+	return l.Addr().String(), b, e
+}
+
+func within(t *testing.T, what string, happened <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-happened:
+	case <-time.After(20 * time.Second):
+		t.Fatalf("not in time: %s", what)
+	}
+}
+
+// Nobody waits for a server on behalf of a run that has ended, or of a client that
+// has gone in the middle of its content.
+func TestConnectionsToSilentServersEndWithWhoAskedThem(t *testing.T) {
+	t.Parallel()
+	host, begun, ended := silentServer(t)
+	w := newWorld(t, policy.Strict, host)
+	gone := w.dial(w.run.Token)
+	fmt.Fprintf(gone, "POST http://%s/ HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc", host)
+	within(t, "the beginning of a request", begun)
+	_ = gone.Close()
+	within(t, "the end of a connection whose client has gone", ended)
+
+	// A run that ends has all of its connections ended; see serve for the rest.
+	other := &Run{ID: "run_000000000002", Token: "other", Policy: w.run.Policy, Record: w.record}
+	l, err := net.Listen("unix", filepath.Join(t.TempDir(), "g.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		w.gate.Serve(ctx, other, l)
+	}()
+	for _, text := range []string{"GET http://%s/ HTTP/1.1\r\n\r\n", "POST http://%s/ HTTP/1.1\r\nContent-Length: 10\r\n\r\nabc"} {
+		conn, err := net.Dial("unix", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, Preamble(other.Token)+text, host)
+		within(t, "the beginning of a request", begun)
+	}
+	cancel()
+	within(t, "the end of the run's service", served)
 }

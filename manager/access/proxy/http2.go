@@ -140,7 +140,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		e.Decision = Refused
 		answerHTTP2(counted, http.StatusMethodNotAllowed, refusal{Code: codeBadRequest, Message: "a CONNECT inside a CONNECT is not served"})
 		return
-	case c.misdirected || err != nil || inner != c.target:
+	case c.misdirected || err != nil || inner != c.target || req.URL.Opaque != "" || req.URL.IsAbs():
 		e.Decision, e.Error = Refused, "the request names another host than its connection"
 		answerHTTP2(counted, http.StatusMisdirectedRequest, misdirectedRefusal(c.target))
 		return

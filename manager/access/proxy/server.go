@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -22,6 +23,9 @@ type server struct {
 	reader *bufio.Reader
 	writer *bufio.Writer
 	used   bool // it has carried a request
+	// unwatch stops watching for the end of the run, which ends the connection:
+	// who waits for a server that says nothing would wait on.
+	unwatch func() bool
 }
 
 // disconnect ends the connection to the server.
@@ -29,6 +33,7 @@ func (s *session) disconnect() {
 	if s.server == nil {
 		return
 	}
+	s.server.unwatch()
 	_ = s.server.conn.Close()
 	s.server.reader.Reset(nil)
 	readers.Put(s.server.reader)
@@ -48,6 +53,7 @@ func (s *session) reach(target policy.Target, scheme string, named bool) (*serve
 		return nil, err
 	}
 	v := &server{target: target, scheme: scheme, conn: conn, head: headLimit{r: conn, left: -1}}
+	v.unwatch = context.AfterFunc(s.ctx, func() { _ = conn.Close() })
 	v.reader = readers.Get().(*bufio.Reader)
 	v.reader.Reset(&v.head)
 	v.writer = writers.Get().(*bufio.Writer)
@@ -159,7 +165,12 @@ func (c *sending) start(v *server, req *http.Request) {
 			return
 		}
 		// The client's buffer is not looked at: it flushes whatever came.
-		c.n, c.err = copyContent(v.writer, req.Body, req.ContentLength < 0, nothingBuffered)
+		content := &noted{r: req.Body}
+		c.n, c.err = copyContent(v.writer, content, req.ContentLength < 0, nothingBuffered)
+		if content.broken {
+			// The server waits for the rest, and we for its answer, in vain.
+			_ = v.conn.Close()
+		}
 		if c.err == nil && req.ContentLength < 0 {
 			writeTrailer(v.writer, req.Trailer)
 		}
@@ -167,6 +178,18 @@ func (c *sending) start(v *server, req *http.Request) {
 			c.err = v.writer.Flush()
 		}
 	}()
+}
+
+// noted is a reader that notes whether it broke off.
+type noted struct {
+	r      io.Reader
+	broken bool
+}
+
+func (n *noted) Read(p []byte) (int, error) {
+	k, err := n.r.Read(p)
+	n.broken = n.broken || err != nil && !errors.Is(err, io.EOF)
+	return k, err
 }
 
 // lingerTimeout is how long content may still be on its way when its answer is

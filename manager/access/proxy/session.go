@@ -125,6 +125,9 @@ func (s *session) readRequest() (*http.Request, error) {
 	_ = s.conn.SetReadDeadline(time.Now().Add(headTimeout))
 	s.head.left = maxRequestHead
 	req, err := http.ReadRequest(s.reader)
+	if err != nil && s.head.left == 0 {
+		err = errHeadTooLarge // what there is of a line has been taken for a line
+	}
 	s.head.left = -1
 	if err != nil {
 		return nil, err
