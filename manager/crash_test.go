@@ -132,8 +132,14 @@ const (
 const testDaemon = "test-daemon"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == testDaemon {
-		check(daemon.Serve(context.Background(), daemon.Options{Home: os.Args[2], Commit: "test"}))
+	if len(os.Args) >= 3 && os.Args[1] == testDaemon {
+		var roots []byte
+		for _, file := range os.Args[3:] {
+			data, err := os.ReadFile(file)
+			check(err)
+			roots = append(roots, data...)
+		}
+		check(daemon.Serve(context.Background(), daemon.Options{Home: os.Args[2], Commit: "test", Roots: roots}))
 		return
 	}
 	if home := os.Getenv(crashHome); home != "" {

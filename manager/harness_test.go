@@ -26,9 +26,10 @@ type world struct {
 	gate  []string // starts a daemon of the home; nil where its runs have no gate
 }
 
-// withGate gives the runs of a world a gate.
-func (w *world) withGate() *world {
-	w.gate = gateCommand(w.home)
+// withGate gives the runs of a world a gate, which trusts the certificates in the
+// files too.
+func (w *world) withGate(roots ...string) *world {
+	w.gate = append(gateCommand(w.home), roots...)
 	return w
 }
 
