@@ -41,8 +41,15 @@ type secretService struct {
 
 func newSecretService(t *testing.T) *secretService {
 	t.Helper()
-	s := &secretService{host: policy.HostName, seen: map[string]string{}}
-	server := httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
+	s := &secretService{seen: map[string]string{}}
+	s.start(t, http.HandlerFunc(s.serve))
+	return s
+}
+
+func (s *secretService) start(t *testing.T, handler http.Handler) {
+	t.Helper()
+	s.host = policy.HostName
+	server := httptest.NewUnstartedServer(handler)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -67,7 +74,6 @@ func newSecretService(t *testing.T) *secretService {
 	if err := os.WriteFile(s.roots, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return s
 }
 
 func (s *secretService) serve(w http.ResponseWriter, req *http.Request) {

@@ -154,6 +154,35 @@ func TestRequestInsideMustNameTheHostOfItsConnection(t *testing.T) {
 	})
 }
 
+// A rebinding name leads somewhere else each time that it is asked for. What one
+// answer was says nothing about the next connection.
+func TestNameThatChangesIsCheckedWhereItIsDialled(t *testing.T) {
+	t.Parallel()
+	var served atomic.Int32
+	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { served.Add(1) }))
+	t.Cleanup(s.Close)
+	_, port, _ := net.SplitHostPort(s.Listener.Addr().String())
+	w := newWorld(t, policy.Permissive, "*:"+port)
+	for _, addrs := range [][]string{{"127.0.0.1"}, {"10.0.0.1", "127.0.0.1"}, {"::1"}, {"127.0.0.1"}} {
+		w.names.set("rebind.test", addrs...)
+		if resp, why := w.raw("GET http://rebind.test:" + port + "/ HTTP/1.1\r\n\r\n"); resp.StatusCode != http.StatusForbidden || why.Code != codeAddress {
+			t.Errorf("at %v it got %s, %+v", addrs, resp.Status, why)
+		}
+	}
+	// The name service is asked for each connection, and each answer is checked.
+	w.names.mu.Lock()
+	asked := w.names.asked["rebind.test"]
+	w.names.mu.Unlock()
+	if asked < 8 || served.Load() != 0 { // A and AAAA for each of the four
+		t.Errorf("the name was asked for %d times; %d requests were served", asked, served.Load())
+	}
+	// The mirror: a rule that names it.
+	w.run.Policy = policyOf(t, policy.Strict, "rebind.test:"+port)
+	if resp, why := w.raw("GET http://rebind.test:" + port + "/ HTTP/1.1\r\n\r\n"); resp.StatusCode != http.StatusOK || served.Load() != 1 {
+		t.Errorf("named it got %s, %+v", resp.Status, why)
+	}
+}
+
 // A URL such as https:a/b has no path for a policy, and one for a server.
 func TestRequestInsideMustHaveAPath(t *testing.T) {
 	t.Parallel()
