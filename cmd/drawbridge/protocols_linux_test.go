@@ -6,7 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"crypto/sha1" //nolint:gosec // a WebSocket is opened with it
+	"crypto/sha1"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -60,7 +60,7 @@ func (s *protocolService) base() string { return "https://" + net.JoinHostPort(s
 // gitServer serves a bare repository with one commit as repo.git.
 func gitServer(t *testing.T) http.Handler {
 	t.Helper()
-	path, err := exec.Command("git", "--exec-path").Output() //nolint:noctx // it answers at once
+	path, err := exec.Command("git", "--exec-path").Output()
 	if err != nil {
 		runtimetest.Missing(t, "this machine has no git: %v", err)
 	}
@@ -157,7 +157,7 @@ func (s *protocolService) socket(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	defer conn.Close()
-	sum := sha1.Sum([]byte(req.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see the import
+	sum := sha1.Sum([]byte(req.Header.Get("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	fmt.Fprintf(buffered, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", base64.StdEncoding.EncodeToString(sum[:]))
 	say := func(text string) bool {
 		_, _ = buffered.Write(append([]byte{0x81, byte(len(text))}, text...)) // short ones only

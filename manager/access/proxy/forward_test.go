@@ -386,7 +386,9 @@ func TestBrokenAndOversizedRequestsAreAnswered(t *testing.T) {
 func TestConnectionsOfARunAreBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, policy.Strict, "127.0.0.1:1")
+	w.run.mu.Lock()
 	w.run.connections = maxRunConnections - 1
+	w.run.mu.Unlock()
 	first := w.dial(w.run.Token)
 	fmt.Fprint(first, "GET http://127.0.0.1:1/ HTTP/1.1\r\n") // the head is not complete: it stays
 	// That the first one is counted shows in the second one's answer.
@@ -425,7 +427,7 @@ func TestSilentConnectionsOfARunAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		if i < maxRunConnections {
 			continue
 		}
@@ -518,7 +520,7 @@ func TestConnectionsToSilentServersEndWithWhoAskedThem(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		fmt.Fprintf(conn, Preamble(other.Token)+text, host)
 		within(t, "the beginning of a request", begun)
 	}

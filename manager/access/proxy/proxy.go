@@ -39,6 +39,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -228,6 +229,9 @@ func (g *Gate) serve(ctx context.Context, run *Run, conn net.Conn) {
 	s := newSession(ctx, g, run, conn)
 	defer s.close()
 	if err := s.identify(); err != nil {
+		if errors.Is(err, io.EOF) || ctx.Err() != nil {
+			return // it has closed without a word, or its run is over
+		}
 		s.refuse(http.StatusProxyAuthRequired, refusal{Code: codeIdentity, Message: "this connection did not come through the run's guest", Next: "connect to 127.0.0.1:3128, as HTTP_PROXY says"})
 		return
 	}

@@ -125,8 +125,8 @@ func talk(s *plan.Step, r *plan.Result) error {
 		}
 	}
 	if s.TLS != nil {
-		secure := tls.Client(&buffered{conn, reader}, &tls.Config{ServerName: *s.TLS, InsecureSkipVerify: true, NextProtos: protocols(s)}) //nolint:gosec // whom it talks to does not matter
-		if err := secure.Handshake(); err != nil {                                                                                         //nolint:noctx // the connection has a deadline
+		secure := tls.Client(&buffered{conn, reader}, &tls.Config{ServerName: *s.TLS, InsecureSkipVerify: true, NextProtos: protocols(s)})
+		if err := secure.Handshake(); err != nil {
 			return err
 		}
 		conn, reader = secure, bufio.NewReader(secure)
@@ -227,7 +227,7 @@ func talkHTTP2(conn net.Conn, s *plan.Step, r *plan.Result) error {
 
 // query asks a name server for the address of a name, and waits for any answer.
 func query(address string) error {
-	conn, err := net.DialTimeout("udp", address, stepTimeout) //nolint:noctx // bounded by its timeout
+	conn, err := net.DialTimeout("udp", address, stepTimeout)
 	if err != nil {
 		return err
 	}
@@ -283,7 +283,7 @@ func change(dir string) error {
 	}
 	try("make", os.WriteFile(filepath.Join(dir, "fresh"), nil, 0o600))
 	try("make a directory", os.Mkdir(filepath.Join(dir, "directory"), 0o700))
-	l, err := net.Listen("unix", filepath.Join(dir, "other.sock")) //nolint:noctx // it is to fail
+	l, err := net.Listen("unix", filepath.Join(dir, "other.sock"))
 	if err == nil {
 		_ = l.Close()
 	}
