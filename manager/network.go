@@ -234,6 +234,9 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 	}
 	c.releases.push("the registration with the gate", func(ctx context.Context) error { return m.gate.client.Unregister(ctx, c.row.ID) })
 	got, err := m.gate.client.Register(ctx, registration(store, c.row.ID, &sp, ""))
+	if refused, ok := errors.AsType[*daemon.RefusedError](err); ok {
+		return failf(CodeInvalidArgument, "", "%s", refused.Message)
+	}
 	if err != nil {
 		return failf(CodeRuntimeUnavailable, "look at `drawbridge doctor`, or use network none", "%v", err)
 	}

@@ -28,6 +28,13 @@ const (
 // ErrNotRunning says that no daemon serves the home.
 var ErrNotRunning = errors.New("no daemon serves this home")
 
+// RefusedError says that the daemon is well and does not do what it was asked for. Its
+// message says why, and what mends it.
+type RefusedError struct{ Message string }
+
+// Error returns the message.
+func (e *RefusedError) Error() string { return e.Message }
+
 // Client speaks with the daemon of a home, and starts it where that is needed. It
 // is safe for concurrent use.
 type Client struct {
@@ -247,7 +254,7 @@ func (c *Client) call(ctx context.Context, method, path string, content, result 
 		if json.Unmarshal(data, &why) != nil || why.Message == "" {
 			why.Message = resp.Status
 		}
-		return errors.New(why.Message)
+		return &RefusedError{why.Message}
 	case result == nil:
 		return nil
 	}
