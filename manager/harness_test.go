@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
 )
@@ -101,6 +102,14 @@ func (w *world) checkNothingLeft() {
 	}
 	if left := w.left(m); left != "" {
 		w.t.Errorf("left behind:\n%s", left)
+	}
+	if w.gate != nil {
+		// Before the home goes.
+		client := daemon.NewClient(w.home, nil)
+		defer client.Close()
+		if err := client.Stop(ctx); err != nil {
+			w.t.Error(err)
+		}
 	}
 }
 

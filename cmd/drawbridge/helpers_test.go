@@ -22,6 +22,7 @@ import (
 	"github.com/docker/docker/client"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
 )
 
@@ -94,6 +95,16 @@ func newCLI(t testing.TB) *cli {
 	if err := os.Mkdir(c.workspace, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		// The gate of the home, before the home goes.
+		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+		defer cancel()
+		gate := daemon.NewClient(c.home, nil)
+		defer gate.Close()
+		if err := gate.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
 	return c
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -64,8 +65,29 @@ func newWorld(t *testing.T, idle string) *world {
 	t.Cleanup(func() {
 		w.kill(syscall.SIGTERM)
 		w.client.Close()
+		// Of several that were started at once the slower ones may only now find
+		// out that they are not needed, or that they are.
+		w.eventually("the end of all daemons", func() bool { return !endAll(home) })
 	})
 	return w
+}
+
+// endAll ends the processes that are daemons of a home, and reports whether there were
+// any. It sees none where there is no /proc.
+func endAll(home string) bool {
+	found := false
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, line := range lines {
+		text, err := os.ReadFile(line)
+		if err != nil || !strings.Contains(string(text), asDaemon+"\x00"+home+"\x00") {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(line))); err == nil {
+			found = true
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}
+	return found
 }
 
 // kill ends the daemon, if there is one, and waits until it is gone.

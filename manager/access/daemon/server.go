@@ -68,15 +68,15 @@ func Serve(ctx context.Context, opts Options) error {
 	if opts.Log == nil {
 		opts.Log = zap.NewNop()
 	}
-	if err := os.MkdirAll(filepath.Join(daemonDir(opts.Home), "runs"), 0o700); err != nil {
-		return fmt.Errorf("make the daemon's directory: %w", err)
-	}
 	left := takeInherited()
 	lock, err := takeLock(opts.Home, left)
 	if err != nil {
 		return err
 	}
 	defer lock.Close() // the lock goes with it
+	if err := os.MkdirAll(filepath.Join(daemonDir(opts.Home), "runs"), 0o700); err != nil {
+		return fmt.Errorf("make the daemon's directory: %w", err)
+	}
 	s, err := newServer(opts)
 	if err != nil {
 		return err
@@ -100,6 +100,9 @@ func Serve(ctx context.Context, opts Options) error {
 func takeLock(home string, left *inherited) (*os.File, error) {
 	if left != nil && left.Lock >= 0 {
 		return os.NewFile(uintptr(left.Lock), "daemon.lock"), nil
+	}
+	if err := os.MkdirAll(daemonDir(home), 0o700); err != nil {
+		return nil, fmt.Errorf("make the daemon's directory: %w", err)
 	}
 	path := filepath.Join(daemonDir(home), "daemon.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
