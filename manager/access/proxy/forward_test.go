@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -526,4 +527,52 @@ func TestConnectionsToSilentServersEndWithWhoAskedThem(t *testing.T) {
 	}
 	cancel()
 	within(t, "the end of the run's service", served)
+}
+
+// Requests by HTTP/2 on one connection take many to a server that has no HTTP/2, and
+// not any number.
+func TestStreamsTakeABoundedNumberOfConnections(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, policy.Strict)
+	var mu sync.Mutex
+	connections := map[string]bool{}
+	waiting, full := 0, make(chan struct{})
+	host := w.server("api.test", http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
+		mu.Lock()
+		connections[req.RemoteAddr] = true
+		if waiting++; waiting == maxServers {
+			close(full)
+		}
+		mu.Unlock()
+		if req.URL.Path == "/first" {
+			return
+		}
+		select {
+		case <-full:
+		case <-req.Context().Done():
+		}
+	}))
+	w.run.Policy = policyOf(t, policy.Strict, host+" allow * /**")
+	c := w.client(true)
+	if status, text := get(t, c, "https://"+host+"/first"); status != http.StatusOK {
+		t.Fatalf("got %d %q", status, text)
+	}
+	var all sync.WaitGroup
+	for range 2 * maxServers {
+		all.Go(func() {
+			resp, err := c.Get("https://" + host + "/")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				t.Errorf("got %s", resp.Status)
+			}
+		})
+	}
+	all.Wait()
+	if len(connections) > maxServers {
+		t.Errorf("the server got %d connections", len(connections))
+	}
 }

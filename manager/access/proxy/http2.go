@@ -21,6 +21,9 @@ import (
 // Bounds of HTTP/2.
 const (
 	maxStreams = 256 // requests at a time on one connection
+	// maxServers is how many connections to a server those of one connection from a
+	// sandbox may take, where the server has no HTTP/2. Further requests wait.
+	maxServers = 64
 	// answerTimeout is how long a server may take to begin its answer.
 	answerTimeout = streamTimeout
 )
@@ -104,7 +107,7 @@ func (h *http2Server) serve(c *inspected, closed <-chan struct{}) {
 		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return h.gate.dialServer(ctx, c.target, "https", c.named.Load(), []string{"h2", "http/1.1"})
 		},
-		DisableCompression: true, MaxResponseHeaderBytes: maxAnswerHead,
+		MaxConnsPerHost: maxServers, DisableCompression: true, MaxResponseHeaderBytes: maxAnswerHead,
 		ResponseHeaderTimeout: answerTimeout, ExpectContinueTimeout: time.Second, IdleConnTimeout: idleTimeout,
 	}
 	defer c.transport.CloseIdleConnections()
