@@ -257,8 +257,12 @@ func TestTwentySiblingsOfFourClientsOnThreeTransportsAreAllAccountedFor(t *testi
 	for i, id := range ids {
 		ending.Go(func() {
 			a := agents[(i+1)%len(agents)]
-			var answer toolAnswer
-			var err error
+			// A command that has started may be killed before it prints.
+			answer, err := a.try("wait", map[string]any{"run": id, "match": "^I am", "wait_seconds": 60})
+			if err != nil || !answer.Satisfied {
+				t.Errorf("sibling %d did not begin: %v %+v", i, err, answer)
+				return
+			}
 			if i%2 == 0 {
 				answer, err = a.try("stop", map[string]any{"run": id, "force": true})
 			} else {
