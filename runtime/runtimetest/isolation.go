@@ -4,7 +4,9 @@ package runtimetest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -243,6 +245,9 @@ func filesBelow(t *testing.T, dir string) []string {
 	t.Helper()
 	var list []string
 	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // the driver has just taken it away
+		}
 		if err == nil && !entry.IsDir() {
 			list = append(list, path)
 		}
