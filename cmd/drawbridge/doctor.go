@@ -68,6 +68,7 @@ func failed(check string, err error) finding {
 
 func (a *app) doctorCommand() *cobra.Command {
 	var output format
+	var sandbox string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what is here, what is missing, and what to do",
@@ -76,9 +77,13 @@ missing, and what to do about it. The exit code is 1 if something is missing
 without which no run can start.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			isolation, err := parseSandbox(sandbox)
+			if err != nil {
+				return err
+			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), doctorTimeout)
 			defer cancel()
-			findings, err := a.examine(ctx)
+			findings, err := a.examine(ctx, isolation)
 			if err != nil {
 				return err
 			}
@@ -101,18 +106,19 @@ without which no run can start.`,
 		},
 	}
 	outputFlag(cmd, &output)
+	sandboxFlag(cmd, &sandbox)
 	return cmd
 }
 
 // examine makes all checks, in the order in which a reader should mend.
-func (a *app) examine(ctx context.Context) ([]finding, error) {
+func (a *app) examine(ctx context.Context, isolation *bool) ([]finding, error) {
 	home, err := a.homeDir()
 	if err != nil {
 		return nil, err
 	}
 	build := buildVersion()
 	findings := []finding{ok("program", "drawbridge %s, %s", build.Version, build.Platform), checkHome(home)}
-	m, err := a.open()
+	m, err := a.open(func(o *manager.ManagerOptions) { o.NoSandbox = isolation })
 	if err != nil {
 		findings = append(findings, failed("state", err))
 	} else {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -47,6 +48,16 @@ func TestWithoutAnEngineRunsAreNative(t *testing.T) {
 	c := newNativeCLI(t)
 	if got := c.run("doctor"); got.code != 0 || !strings.Contains(got.out, "new runs get native") {
 		t.Errorf("doctor: %+v", got)
+	}
+	want := "available, with runc between"
+	if _, err := exec.LookPath("runc"); err != nil {
+		want = "install runc"
+	}
+	if got := c.run("doctor", "--sandbox", "none"); !strings.Contains(got.out, want) {
+		t.Errorf("doctor without gVisor: %+v, want %q in it", got, want)
+	}
+	if got := c.run("doctor", "--sandbox", "maybe"); got.code == 0 || !strings.Contains(got.err, "use auto, require or none") {
+		t.Errorf("doctor with a wrong --sandbox: %+v", got)
 	}
 	// Programs of this machine, its kernel not among them.
 	got := c.run("run", "--rm", "--workspace", c.workspace, "--", "sh", "-c", "uname -v; id -u; echo made >file; cat /etc/shadow /root/.profile")

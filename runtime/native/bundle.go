@@ -66,7 +66,6 @@ type plan struct {
 	engine *engine
 	user   confine.Owner
 	self   int // user of this process, who is root or the one that the sandbox has on the host
-	group  int
 	root   *rootfs.Root
 	handle *handle
 	// systemBundle says that the root has a place for the authorities that
@@ -108,10 +107,14 @@ func (p *plan) bundle(root string) *specs.Spec {
 	hostPids := limits.PidsLimit
 	if p.engine.isolation == runtime.IsolationRunc {
 		p.shareKernel(s)
+		if !cgroup.Possible() && p.engine.asRoot != nil {
+			// The kernel counts the processes of a user by name space (since 5.14).
+			s.Process.Rlimits = append(s.Process.Rlimits, processes(limits))
+		}
 	} else {
 		hostPids = limits.PidsLimit*hostTasks + sentryTasks
 		// Its own kernel counts; on the host one of its processes is several.
-		s.Process.Rlimits = append(s.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(limits.PidsLimit), Soft: uint64(limits.PidsLimit)})
+		s.Process.Rlimits = append(s.Process.Rlimits, processes(limits))
 		// The kernel is the sandbox's own; the files of the workspace are not.
 		s.Linux.Seccomp = seccomp(confine.ModeFilter())
 	}
@@ -120,11 +123,14 @@ func (p *plan) bundle(root string) *specs.Spec {
 		s.Linux.Resources = resources(limits, hostPids)
 	}
 	if p.ordinary() {
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
-		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: uint32(p.user.UID), HostID: uint32(p.self), Size: 1}}
-		s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: uint32(p.user.GID), HostID: uint32(p.group), Size: 1}}
+		p.engine.mapUsers(s)
 	}
 	return s
+}
+
+// processes is the limit of processes that holds without a control group.
+func processes(limits runtime.Resources) specs.POSIXRlimit {
+	return specs.POSIXRlimit{Type: "RLIMIT_NPROC", Hard: uint64(limits.PidsLimit), Soft: uint64(limits.PidsLimit)}
 }
 
 // shareKernel adds what stands between a command and the host's own kernel.
@@ -183,7 +189,7 @@ func seccomp(p confine.Profile) *specs.LinuxSeccomp {
 // mounts lists what is mounted in the sandbox, what is deeper later.
 func (p *plan) mounts(limits runtime.Resources) []specs.Mount {
 	owner := []string{fmt.Sprintf("uid=%d", p.user.UID), fmt.Sprintf("gid=%d", p.user.GID)}
-	if p.ordinary() {
+	if p.ordinary() && p.engine.asRoot == nil {
 		owner = nil // whoever mounts it is the only user there is
 	}
 	all := []specs.Mount{

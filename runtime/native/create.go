@@ -64,7 +64,7 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &plan{spec: spec, engine: e, self: os.Geteuid(), group: os.Getegid()}
+	p := &plan{spec: spec, engine: e, self: os.Geteuid()}
 	if p.user, err = d.user(p, spec.Workspace); err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/cgroup"
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/rootfs"
+	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
 
 const (
@@ -154,6 +155,7 @@ type engine struct {
 	program   string
 	guest     string // the program that is PID 1
 	shim      string
+	asRoot    *shim.Subordinate // where the engine has to be root and this process is not
 }
 
 // engine finds the programs for a new sandbox.
@@ -173,7 +175,9 @@ func (d *Driver) engineFor(isolation runtime.Isolation) (*engine, error) {
 			return nil, fmt.Errorf("use the native runtime without gVisor: %w: %w; install runc, or allow gVisor", runtime.ErrUnavailable, err)
 		}
 		if os.Geteuid() != 0 {
-			return nil, fmt.Errorf("use the native runtime without gVisor: %w: runc has to be root of the sandbox itself, so that it could not give the command another user; allow gVisor, or run drawbridge as root", runtime.ErrUnavailable)
+			if e.asRoot, err = subordinate(); err != nil {
+				return nil, fmt.Errorf("use the native runtime without gVisor: %w: %w; or allow gVisor, which does not need that", runtime.ErrUnavailable, err)
+			}
 		}
 	} else if e.program, err = d.find("drawbridge-gvisor"); err != nil {
 		return nil, err
@@ -214,7 +218,11 @@ func (d *Driver) find(name string) (string, error) {
 // directory of its state.
 func (e *engine) flags(state string) []string {
 	if e.isolation == runtime.IsolationRunc {
-		return []string{e.program, "--root", state}
+		flags := []string{e.program, "--root", state}
+		if e.asRoot != nil {
+			flags = append(flags, "--rootless", "true")
+		}
+		return flags
 	}
 	flags := []string{
 		e.program, "--root", state,

@@ -51,6 +51,11 @@ func TestConformanceGVisorAsOrdinaryUser(t *testing.T) {
 
 func TestConformanceRunc(t *testing.T) { conform(t, Options{Sandbox: &no}) }
 
+func TestConformanceRuncAsOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	runtimetest.AsUser(t, "TestConformanceRunc")
+}
+
 func TestIsolationGVisor(t *testing.T) { runtimetest.Isolation(t, harness(t, Options{Sandbox: &yes})) }
 
 func TestIsolationGVisorAsOrdinaryUser(t *testing.T) {
@@ -59,3 +64,8 @@ func TestIsolationGVisorAsOrdinaryUser(t *testing.T) {
 }
 
 func TestIsolationRunc(t *testing.T) { runtimetest.Isolation(t, harness(t, Options{Sandbox: &no})) }
+
+func TestIsolationRuncAsOrdinaryUser(t *testing.T) {
+	t.Parallel()
+	runtimetest.AsUser(t, "TestIsolationRunc")
+}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -20,6 +21,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
+	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
 
 // Whether a machine can run a sandbox is found out by running one: user name
@@ -86,7 +88,7 @@ func (d *Driver) tryOut(ctx context.Context, e *engine) error {
 		err = os.WriteFile(filepath.Join(root, "guest"), guest, 0o755)
 	}
 	if err == nil {
-		err = host.WriteFile(filepath.Join(dir, "config.json"), probeBundle())
+		err = host.WriteFile(filepath.Join(dir, "config.json"), e.probeBundle())
 	}
 	if err != nil {
 		return fmt.Errorf("prepare a probe: %w", err)
@@ -95,7 +97,11 @@ func (d *Driver) tryOut(ctx context.Context, e *engine) error {
 	defer cancel()
 	id := "drawbridge-" + filepath.Base(dir)
 	flags := e.flags(filepath.Join(dir, "state"))
-	cmd := exec.CommandContext(bound, flags[0], append(flags[1:], "run", "--bundle", dir, id)...)
+	command := append(slices.Clone(flags), "run", "--bundle", dir, id)
+	if e.asRoot != nil {
+		command = shim.AsRoot(e.shim, *e.asRoot, command)
+	}
+	cmd := exec.CommandContext(bound, command[0], command[1:]...)
 	var words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &words, &words
 	// All of it ends with its group, whatever it hangs in.
@@ -123,7 +129,7 @@ func (d *Driver) tryOut(ctx context.Context, e *engine) error {
 	return nil
 }
 
-func probeBundle() *specs.Spec {
+func (e *engine) probeBundle() *specs.Spec {
 	s := &specs.Spec{
 		Version: specs.Version,
 		Process: &specs.Process{
@@ -134,12 +140,27 @@ func probeBundle() *specs.Spec {
 		Mounts: []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
 		Linux:  &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}},
 	}
-	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
-		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
-		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: confine.SandboxID, HostID: uint32(uid), Size: 1}}
-		s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: confine.SandboxID, HostID: uint32(gid), Size: 1}}
+	if os.Geteuid() != 0 {
+		e.mapUsers(s)
 	}
 	return s
+}
+
+// mapUsers puts a sandbox of an ordinary user into a user name space, where that
+// user is the command's.
+func (e *engine) mapUsers(s *specs.Spec) {
+	s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.UserNamespace})
+	if !slices.ContainsFunc(s.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == specs.NetworkNamespace }) {
+		s.Linux.Namespaces = append(s.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+	}
+	user, group := s.Process.User.UID, s.Process.User.GID
+	if e.asRoot == nil {
+		s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: user, HostID: uint32(os.Geteuid()), Size: 1}}
+		s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: group, HostID: uint32(os.Getegid()), Size: 1}}
+		return
+	}
+	s.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: shim.SubordinateID, Size: 1}, {ContainerID: user, HostID: shim.OwnID, Size: 1}}
+	s.Linux.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: shim.SubordinateID, Size: 1}, {ContainerID: group, HostID: shim.OwnID, Size: 1}}
 }
 
 // firstLine returns the first line of a runtime's words, which is enough for a

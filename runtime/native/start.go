@@ -70,6 +70,7 @@ func (d *Driver) spawn(ctx context.Context, e *engine, h *handle, start link.Sta
 		Dir:         h.Dir,
 		Bundle:      h.bundle(),
 		Runtime:     e.flags(shim.State(h.Dir)),
+		AsRoot:      e.asRoot,
 		Delete:      e.isolation == runtime.IsolationRunc,
 		Roomy:       e.isolation == runtime.IsolationGVisor,
 		Networkless: e.isolation == runtime.IsolationGVisor && os.Geteuid() == 0,

@@ -327,7 +327,13 @@ var knownOpen = []opening{
 		checks:    []string{"Files/read a file of root's in the image"},
 		isolation: runtime.IsolationGVisor,
 		differs:   true,
-		reason:    "where an ordinary user runs native sandboxes, the files of an image that it has unpacked are that user's own",
+		reason:    unpackedReason,
+	},
+	{
+		checks:    []string{"Files/read a file of root's in the image"},
+		isolation: runtime.IsolationRunc,
+		differs:   true,
+		reason:    unpackedReason,
 	},
 	{
 		checks: []string{
@@ -342,6 +348,8 @@ var knownOpen = []opening{
 		reason:    "gVisor applies a seccomp filter only where it is registered with --oci-seccomp",
 	},
 }
+
+const unpackedReason = "where an ordinary user runs native sandboxes, the files of an image that it has unpacked are that user's own"
 
 const diskReason = "no engine bounds what is written to a directory of the host"
 

@@ -3,6 +3,7 @@
 package runtimetest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -89,6 +90,9 @@ func gather(files ...string) (string, error) {
 	return dir, err
 }
 
+// user is the ordinary user of AsUser.
+const user = 64321
+
 // AsUser runs the test function called name once more, in a process of an ordinary
 // user who shares nothing with this one but the programs of ProgramDir and the
 // files named by env. It needs root.
@@ -97,7 +101,6 @@ func AsUser(t *testing.T, name string) {
 	if os.Getuid() != 0 {
 		Missing(t, "only root can become another user; the same test runs as this user by itself")
 	}
-	const user = 64321
 	home := t.TempDir()
 	programs := filepath.Join(home, "programs")
 	if err := os.Mkdir(programs, 0o755); err != nil {
@@ -141,9 +144,14 @@ func AsUser(t *testing.T, name string) {
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + tmp, "TMPDIR=" + tmp, "CI=" + os.Getenv("CI"), programsVariable + "=" + programs, "DRAWBRIDGE_TEST_BUSYBOX=" + filepath.Join(programs, "busybox")}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: user, Gid: user}}
 	cmd.WaitDelay = 10 * time.Second
-	out, err := cmd.CombinedOutput()
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	err = withAccount(t, user, cmd.Start)
+	if err == nil {
+		err = cmd.Wait()
+	}
 	if err != nil {
-		t.Errorf("%s as an ordinary user: %v\n%s", name, err, out)
+		t.Errorf("%s as an ordinary user: %v\n%s", name, err, &out)
 	}
 }
 

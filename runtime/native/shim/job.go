@@ -36,6 +36,9 @@ type Job struct {
 	Bundle string // OCI bundle
 	// Runtime is the OCI runtime with its global flags.
 	Runtime []string
+	// AsRoot says that the runtime has to be started as root of a user name space;
+	// see the function of that name. It is nil where it need not.
+	AsRoot *Subordinate
 	// Delete says that the runtime has to be told that a sandbox is gone, because
 	// it keeps more of it than is known here.
 	Delete bool
@@ -55,6 +58,9 @@ type Job struct {
 	Start  link.Start
 	Within time.Duration // bounds the start
 }
+
+// Subordinate names a user and a group of the host that belong to another user.
+type Subordinate struct{ UID, GID uint32 }
 
 // Files of a sandbox in Job.Dir.
 const (

@@ -57,8 +57,7 @@ func Main() int {
 	runtime.GOMAXPROCS(threads)
 	debug.SetMemoryLimit(memoryTarget)
 	if len(os.Args) > 1 {
-		fmt.Fprintln(os.Stderr, "drawbridge-shim is started by drawbridge, and takes no arguments")
-		return 2
+		return verb(os.Args[1], os.Args[2:])
 	}
 	unix.CloseOnExec(reportFD)
 	out := os.NewFile(reportFD, "report")
@@ -71,6 +70,24 @@ func Main() int {
 		return 1
 	}
 	return 0
+}
+
+// verb does what a command line asks for that this package has made.
+func verb(name string, args []string) int {
+	code, err := 0, error(nil)
+	switch name {
+	case asRootVerb:
+		code, err = asRoot(args)
+	case enterVerb:
+		err = enter(args)
+	default:
+		err = errors.New("it is started by drawbridge, not by hand")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "drawbridge-shim:", err)
+		return 1
+	}
+	return code
 }
 
 func readJob(from io.Reader) (*Job, error) {

@@ -202,6 +202,13 @@ func (k *keeper) spawn() (runtime, sandbox <-chan status, err error) {
 	}
 	defer words.Close()
 	args := append(append([]string{}, k.job.Runtime...), "run", "--detach", "--pid-file", pids(k.job.Dir), "--bundle", k.job.Bundle, k.job.Run)
+	if sub := k.job.AsRoot; sub != nil {
+		self, err := os.Executable()
+		if err != nil {
+			return nil, nil, fmt.Errorf("find this program: %w", err)
+		}
+		args = AsRoot(self, *sub, args)
+	}
 	fds := []uintptr{stdin.Fd(), words.Fd(), words.Fd()}
 	if k.job.Roomy {
 		fds = withRoom(fds)

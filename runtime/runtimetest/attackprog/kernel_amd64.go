@@ -31,6 +31,8 @@ const foreignCallTime = 300 * time.Millisecond
 
 // foreignCall ends well if a call that is not one of 64-bit programs is answered.
 func foreignCall(table []string) {
+	// A thread that is ended in a call keeps the place of a running one.
+	runtime.GOMAXPROCS(2)
 	answer := make(chan uintptr, 1)
 	go func() {
 		runtime.LockOSThread()

@@ -1,0 +1,7 @@
+//go:build unix && !linux
+
+package runtimetest
+
+import "testing"
+
+func withAccount(_ *testing.T, _ int, start func() error) error { return start() }
