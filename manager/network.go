@@ -248,7 +248,7 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 
 func registration(store *storage.RunStore, id string, sp *spec, token string) daemon.RegisterRequest {
 	return daemon.RegisterRequest{
-		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, Learn: sp.Learn,
+		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, NetworkLimit: sp.Limit, Learn: sp.Learn,
 		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, SSHAuthSock: sp.SSHAuthSock, Token: token,
 	}
 }

@@ -95,6 +95,26 @@ func TestRunReachesWhatItsRulesNameAndNothingElse(t *testing.T) {
 	}
 }
 
+func TestNoRunReachesMoreThanTheLimit(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).withGate()
+	within, beyond := service(t), service(t)
+	m := w.manager(func(o *ManagerOptions) { o.NetworkLimit = []string{within + " allow GET /yes"} })
+	run := w.started(m, Options{
+		Cmd:          fetch("http://"+within+"/yes", "http://"+within+"/no", "http://"+beyond+"/beyond"),
+		NetworkRules: []string{within, beyond},
+		Learn:        true, // which is no way around it
+	})
+	run = w.ended(m, run.ID)
+	text := output(t, m, run.ID)
+	if !strings.Contains(text, "served /yes") || strings.Contains(text, "served /no") || strings.Contains(text, "served /beyond") || strings.Count(text, "failed") != 2 {
+		t.Errorf("the run printed %q", text)
+	}
+	if got := run.Requested; got == nil || got.Requests != 3 || got.Refused != 2 {
+		t.Errorf("of its requests is recorded %+v", got)
+	}
+}
+
 func TestRunWithoutAGateReachesNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t).withGate()

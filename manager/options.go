@@ -35,6 +35,10 @@ type ManagerOptions struct {
 	// the person has allowed to agents, and Grants. Otherwise callers are the person.
 	ForAgents bool
 	Grants    []string
+	// NetworkLimit are network rules: what they do not allow no run reaches,
+	// whatever its own rules say, except for the hosts of its grants. Without any
+	// there is no limit.
+	NetworkLimit []string
 	// Profile is that of grants; empty is the default one.
 	Profile string
 	// MaxLiveRuns bounds the runs that are not stopped or failed; zero is

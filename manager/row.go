@@ -20,6 +20,7 @@ type spec struct {
 	Command []string `json:"command"`
 	Network Network  `json:"network"`
 	Rules   []string `json:"network_rules,omitempty"`
+	Limit   []string `json:"network_limit,omitempty"` // rules beyond which the others do not count
 	Learn   bool     `json:"learn,omitempty"`
 	Grants  []string `json:"grants,omitempty"`
 	Profile string   `json:"profile,omitempty"` // of the grants

@@ -15,6 +15,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
 	"github.com/drawbridge-mcp/drawbridge/manager"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/mcpserver"
 	"github.com/drawbridge-mcp/drawbridge/tools"
 )
@@ -37,6 +38,7 @@ type serveFlags struct {
 	nativePaths []string
 	imageRoots  []string
 	grants      []string
+	limit       []string
 	profile     string
 }
 
@@ -81,6 +83,7 @@ directory in which the server was started.`,
 	flags.StringArrayVar(&f.imageRoots, "image-root", nil, "directory below which images of native runs may be named by their paths; may be repeated (default none)")
 	_ = cmd.MarkFlagDirname("image-root")
 	flags.StringSliceVar(&f.grants, "grants", nil, "grants that runs may use, beside those that \"drawbridge grant allow\" named")
+	flags.StringArrayVar(&f.limit, "network-limit", nil, "network rule beyond which no run reaches anything but the hosts of its grants, whatever its own rules say (repeatable; default no limit)")
 	flags.StringVar(&f.profile, "profile", "", "set of grants to use (default $DRAWBRIDGE_PROFILE, or else the one without a name)")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
@@ -261,6 +264,10 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	opts.MaxLiveRuns, opts.MaxCPUs = f.maxRuns, f.maxCPUs
 	opts.DefaultImage = f.image
 	opts.ForAgents, opts.Grants = true, f.grants
+	if _, err := daemon.ParseRules("", f.limit); err != nil {
+		return opts, usagef("write a rule as HOST, HOST:PORT, or \"HOST allow|deny METHOD /path\"", "--network-limit: %v", err)
+	}
+	opts.NetworkLimit = f.limit
 	if f.profile != "" {
 		opts.Profile = f.profile
 	}

@@ -115,6 +115,7 @@ func TestServeRefusesWhatCannotBeMeant(t *testing.T) {
 		{"unknown toolset", []string{"--toolsets", "magic"}, 2, `unknown toolset "magic"`},
 		{"root that is not there", []string{"--workspace-root", "/no/such"}, 2, "/no/such"},
 		{"no runs", []string{"--max-runs", "0"}, 2, "leaves no run"},
+		{"a limit that is no rule", []string{"--network-limit", "a b c"}, 2, "--network-limit"},
 		{"log level", []string{"--log-level", "x"}, 2, "unknown log level"},
 		{"argument", []string{"now"}, 2, "no arguments"},
 	} {

@@ -22,6 +22,7 @@ import (
 	"slices"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 )
 
 // RegisterRequest introduces a run to the daemon. It carries names of grants,
@@ -32,6 +33,9 @@ type RegisterRequest struct {
 	Profile       string   `json:"profile,omitempty"`        // of the grants; empty is the default one
 	NetworkPolicy string   `json:"network_policy,omitempty"` // "permissive" or "strict", which is the default
 	NetworkRules  []string `json:"network_rules,omitempty"`  // see policy.ParseRule
+	// NetworkLimit are rules beyond which nothing is allowed but the hosts of the
+	// grants; without any there is no limit.
+	NetworkLimit []string `json:"network_limit,omitempty"`
 	// Learn lets through what the policy refuses, and has it recorded.
 	Learn bool `json:"learn,omitempty"`
 	// GateDir is the run's directory on the host for what its sandbox gets of
@@ -93,6 +97,32 @@ func (r *RegisterRequest) check() ([]policy.Rule, error) {
 		return nil, errors.New("the directories of a run must be absolute")
 	}
 	return ParseRules(r.NetworkPolicy, r.NetworkRules)
+}
+
+// policy returns what the run may reach: what its own rules and the hosts of its
+// grants allow, within the limit, which does not apply to those hosts. Who allowed
+// the grants has allowed them.
+func (r *RegisterRequest) policy(own []policy.Rule, grants []proxy.Grant, hosts []policy.Rule) (*policy.Policy, error) {
+	with := func(mode string, rules []policy.Rule) (*policy.Policy, error) {
+		reachable, err := proxy.GrantRules(grants, rules)
+		if err != nil {
+			return nil, err
+		}
+		return policy.New(policy.Mode(mode), slices.Concat(rules, reachable, hosts)), nil
+	}
+	p, err := with(r.NetworkPolicy, own)
+	if err != nil || len(r.NetworkLimit) == 0 {
+		return p, err
+	}
+	rules, err := ParseRules(string(policy.Strict), r.NetworkLimit)
+	if err != nil {
+		return nil, fmt.Errorf("read the limit of the network: %w", err)
+	}
+	limit, err := with(string(policy.Strict), rules)
+	if err != nil {
+		return nil, err
+	}
+	return p.Within(limit), nil
 }
 
 // ParseRules returns the rules of a policy in text, and refuses a mode that is

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -23,7 +22,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
-	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 )
 
@@ -321,11 +319,11 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	if err != nil {
 		return nil, err
 	}
-	reachable, err := proxy.GrantRules(granted.grants, rules)
+	hosts, err := granted.sshRules()
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := granted.sshRules()
+	allowed, err := request.policy(rules, granted.grants, hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -368,8 +366,7 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = stop
-	run := &proxy.Run{ID: request.RunID, Token: request.Token, Learn: request.Learn, Grants: granted.grants, Record: r.log.record}
-	run.Policy = policy.New(policy.Mode(request.NetworkPolicy), slices.Concat(rules, reachable, hosts))
+	run := &proxy.Run{ID: request.RunID, Token: request.Token, Learn: request.Learn, Policy: allowed, Grants: granted.grants, Record: r.log.record}
 	var both sync.WaitGroup
 	both.Go(func() { s.gate.Serve(serving, run, l) })
 	if agent != nil {

@@ -39,7 +39,25 @@ func (v Verdict) String() string {
 // target; it is Named if every request that can be allowed will be. The
 // decision of each request counts then.
 func (p *Policy) Connect(t Target) (Verdict, Decision) {
-	tunnel := p.Decide(Request{Target: t, Method: "CONNECT", Tunnel: true})
+	verdict, d := p.connect(t)
+	if p.limit == nil || verdict == Refuse {
+		return verdict, d
+	}
+	most, bound := p.limit.Connect(t)
+	if most == Refuse {
+		bound.Limited = true
+		return Refuse, bound
+	}
+	d.Named = d.Named && bound.Named
+	if most == Inspect {
+		verdict = Inspect
+	}
+	return verdict, d
+}
+
+// connect decides without the limit.
+func (p *Policy) connect(t Target) (Verdict, Decision) {
+	tunnel := p.decide(Request{Target: t, Method: "CONNECT", Tunnel: true})
 	if tunnel.Allowed {
 		return Tunnel, tunnel
 	}

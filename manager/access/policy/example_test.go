@@ -34,7 +34,7 @@ func Example() {
 		fmt.Println(path, d.Allowed, "by", d.Rule)
 	}
 	// Output:
-	// inspect {true api.github.com deny * /repos/*/*/keys true}
+	// inspect {true api.github.com deny * /repos/*/*/keys false true}
 	// /repos/acme/web/issues true by api.github.com allow GET /repos/acme/**
 	// /repos/acme/web/keys false by api.github.com deny * /repos/*/*/keys
 	// /repos/acme/../../user false by policy strict

@@ -48,6 +48,7 @@ type Policy struct {
 	mode  Mode
 	rules []compiled
 	index index
+	limit *Policy // nil where there is none
 }
 
 // New returns the policy with these rules, in this order. A mode that is not
@@ -62,6 +63,16 @@ func New(mode Mode, rules []Rule) *Policy {
 	}
 	p.index = newIndex(p.rules)
 	return p
+}
+
+// Within returns a policy that allows what both p and limit allow, and that lets a
+// request go to an address that is not Public where both name its host.
+func (p *Policy) Within(limit *Policy) *Policy {
+	bounded := *p
+	if bounded.limit = limit; p.limit != nil {
+		bounded.limit = p.limit.Within(limit)
+	}
+	return &bounded
 }
 
 // Mode returns the policy's mode.
@@ -96,6 +107,9 @@ type Decision struct {
 	// Rule is the text of the rule that decided, or "policy strict" or "policy
 	// permissive".
 	Rule string
+	// Limited says that the policy's limit refuses what its own rules allow; see
+	// Within. Rule is that of the limit then.
+	Limited bool
 	// Named says that the rules which name this very host, and no wildcard, allow
 	// the request by themselves: it may then go to an address that is not
 	// Public.
@@ -128,6 +142,21 @@ const someLists = 8
 // nobody can check. To ports other than 80 and 443 a tunnel needs a rule that
 // names the host and the port (or ":*").
 func (p *Policy) Decide(r Request) Decision {
+	d := p.decide(r)
+	if p.limit == nil || !d.Allowed {
+		return d
+	}
+	bound := p.limit.Decide(r)
+	if !bound.Allowed {
+		bound.Limited = true
+		return bound
+	}
+	d.Named = d.Named && bound.Named
+	return d
+}
+
+// decide decides without the limit.
+func (p *Policy) decide(r Request) Decision {
 	q := query{Request: r, tunnel: r.Tunnel || strings.EqualFold(r.Method, "CONNECT")}
 	if r.Target.Port == 0 {
 		return Decision{Rule: p.byDefault()}

@@ -29,7 +29,7 @@ func (s *session) connect(req *http.Request) {
 	e.Host, e.Port = target.Host.String(), int(target.Port)
 	verdict, d := s.run.Policy.Connect(target)
 	e.Rule, e.Decision = d.Rule, Allowed
-	if verdict == policy.Refuse && s.run.Learn {
+	if verdict == policy.Refuse && s.run.Learn && !d.Limited {
 		verdict, e.Decision = policy.Tunnel, Learned
 	}
 	// What no rule names is for HTTP and TLS. On port 80 that can be read.
@@ -47,7 +47,7 @@ func (s *session) connect(req *http.Request) {
 		s.inspect(target)
 	default:
 		e.Decision, e.Status = Refused, http.StatusForbidden
-		s.answer(e.Status, policyRefusal(target, d.Rule))
+		s.answer(e.Status, policyRefusal(target, d))
 		s.record(&e)
 	}
 }

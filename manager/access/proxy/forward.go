@@ -120,7 +120,7 @@ func (r *Run) decide(req policy.Request, e *Entry) (policy.Decision, bool) {
 	switch {
 	case d.Allowed:
 		e.Decision = Allowed
-	case r.Learn:
+	case r.Learn && !d.Limited:
 		e.Decision = Learned
 	default:
 		e.Decision = Refused
@@ -128,13 +128,20 @@ func (r *Run) decide(req policy.Request, e *Entry) (policy.Decision, bool) {
 	return d, e.Decision != Refused
 }
 
-func policyRefusal(target policy.Target, rule string) refusal {
+func policyRefusal(target policy.Target, d policy.Decision) refusal {
+	if d.Limited {
+		return refusal{
+			Code: codePolicy, Host: target.String(), Rule: d.Rule,
+			Message: fmt.Sprintf("the limit of all runs does not allow this request to %s, whatever the run's own rules say", target),
+			Next:    "do without it, or ask the person who runs the server to allow it (`drawbridge serve --network-limit`)",
+		}
+	}
 	host := target.Host.String()
 	if target.Port != 80 && target.Port != 443 {
 		host = target.String()
 	}
 	return refusal{
-		Code: codePolicy, Host: target.String(), Rule: rule,
+		Code: codePolicy, Host: target.String(), Rule: d.Rule,
 		Message: fmt.Sprintf("the network policy of this run does not allow this request to %s", target),
 		Next:    fmt.Sprintf("do without it, or ask for a run that has %q in its network_rules", host),
 	}
@@ -157,7 +164,7 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 	d, ok := s.run.decide(policy.Request{Target: target, Method: req.Method, Path: e.Path}, &e)
 	if !ok {
 		e.Status = http.StatusForbidden
-		s.answer(e.Status, policyRefusal(target, d.Rule))
+		s.answer(e.Status, policyRefusal(target, d))
 		return false
 	}
 	if scheme == "http" && s.run.inspects(target) {

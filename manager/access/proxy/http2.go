@@ -150,7 +150,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	d, ok := c.session.run.decide(policy.Request{Target: c.target, Method: req.Method, Path: e.Path}, &e)
 	if !ok {
-		answerHTTP2(counted, http.StatusForbidden, policyRefusal(c.target, d.Rule))
+		answerHTTP2(counted, http.StatusForbidden, policyRefusal(c.target, d))
 		return
 	}
 	c.named.Store(d.Named)
