@@ -36,6 +36,7 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 		return nil, fmt.Errorf("create the sandbox of %s: %w", spec.ID, err)
 	}
 	h := p.handle()
+	h.Engine = d.cli.DaemonHost()
 	if _, err := os.Stat(h.saved()); err == nil {
 		// It and its files belong to a sandbox that was made earlier.
 		return nil, fmt.Errorf("create the sandbox of %s: %s is in use: %w", spec.ID, spec.Dir, runtime.ErrConflict)

@@ -221,3 +221,32 @@ func TestTheImagesEntrypointAndHealthCheckDoNotRun(t *testing.T) {
 		}
 	})
 }
+
+// Another engine than the one that has a sandbox cannot say that it is gone.
+func TestSandboxOfAnotherEngineIsUnknownAndNotGone(t *testing.T) {
+	t.Parallel()
+	d := newDriver(t, Options{})
+	rh, h := started(t, d, "sleep", "60")
+	if _, err := d.Recover(soon(t), rh); err != nil {
+		t.Fatal(err)
+	}
+	for engine, want := range map[string]error{
+		"":                                runtime.ErrNotFound, // made by an earlier version
+		h.Engine:                          runtime.ErrNotFound,
+		"unix:///run/another/docker.sock": runtime.ErrUnavailable,
+	} {
+		gone := *h
+		gone.ID, gone.Engine, gone.Dir = strings.Repeat("0", len(h.ID)), engine, t.TempDir()
+		other, err := gone.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Recover(soon(t), other); !errors.Is(err, want) {
+			t.Errorf("recover from %q: %v, want %v", engine, err, want)
+		}
+		err = d.Remove(soon(t), other)
+		if known := want == runtime.ErrNotFound; known != (err == nil) || !known && !strings.Contains(err.Error(), "set DOCKER_HOST="+engine) {
+			t.Errorf("remove from %q: %v", engine, err)
+		}
+	}
+}

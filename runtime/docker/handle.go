@@ -23,10 +23,11 @@ const handleVersion = 1
 // handle is what a runtime.Handle of this driver holds.
 type handle struct {
 	V           int               `json:"v"`
-	ID          string            `json:"id"`             // of the container
-	Run         string            `json:"run"`            // ID of the run
-	Dir         string            `json:"dir,omitempty"`  // Spec.Dir
-	Logs        string            `json:"logs,omitempty"` // Spec.LogDir
+	ID          string            `json:"id"`               // of the container
+	Run         string            `json:"run"`              // ID of the run
+	Engine      string            `json:"engine,omitempty"` // where it answers, as DOCKER_HOST has it
+	Dir         string            `json:"dir,omitempty"`    // Spec.Dir
+	Logs        string            `json:"logs,omitempty"`   // Spec.LogDir
 	Mode        mode              `json:"mode"`
 	Isolation   runtime.Isolation `json:"isolation"`
 	Note        string            `json:"note,omitempty"`

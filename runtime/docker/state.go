@@ -32,12 +32,21 @@ func (d *Driver) inspect(ctx context.Context, h *handle) (container.InspectRespo
 	defer cancel()
 	found, err := d.cli.ContainerInspect(call, h.ID)
 	if err != nil {
-		return found, d.fail(ctx, err, "look at the sandbox of %s", h.Run)
+		return found, d.elsewhere(h, d.fail(ctx, err, "look at the sandbox of %s", h.Run))
 	}
 	if found.ContainerJSONBase == nil || found.State == nil {
 		return found, fmt.Errorf("look at the sandbox of %s: the engine says nothing of its state: %w", h.Run, runtime.ErrUnavailable)
 	}
 	return found, nil
+}
+
+// elsewhere turns "not found" into "unknown" where another engine was asked than the
+// one that has the sandbox.
+func (d *Driver) elsewhere(h *handle, err error) error {
+	if !errors.Is(err, runtime.ErrNotFound) || h.Engine == "" || h.Engine == d.cli.DaemonHost() {
+		return err
+	}
+	return fmt.Errorf("look for the sandbox of %s: %w: it was made by the engine at %s, and that at %s has been asked; set DOCKER_HOST=%[3]s", h.Run, runtime.ErrUnavailable, h.Engine, d.cli.DaemonHost())
 }
 
 // Describe tells what a handle says by itself.

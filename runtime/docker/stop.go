@@ -201,7 +201,13 @@ func (d *Driver) Remove(ctx context.Context, rh runtime.Handle) error {
 	defer cancel()
 	for {
 		err := d.cli.ContainerRemove(work, h.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-		if err == nil || cerrdefs.IsNotFound(err) {
+		if cerrdefs.IsNotFound(err) {
+			if err := d.elsewhere(h, fmt.Errorf("%w", runtime.ErrNotFound)); !errors.Is(err, runtime.ErrNotFound) {
+				return err
+			}
+			break
+		}
+		if err == nil {
 			break
 		}
 		if !cerrdefs.IsConflict(err) {
