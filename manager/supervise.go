@@ -78,6 +78,13 @@ func (m *Manager) awaitLooks(ctx context.Context) {
 	}
 }
 
+// Supervised returns how many live runs this Manager looks after.
+func (m *Manager) Supervised() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.supervised)
+}
+
 func (m *Manager) supervises(id string) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/net/http/httpproxy"
 
+	"github.com/drawbridge-mcp/drawbridge/manager"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 )
@@ -35,9 +36,9 @@ func (a *app) daemonCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "daemon",
 		Short: "Serve the gate for the runs of a home",
-		Long: `Serve the gate for the runs of a home. Whoever needs it starts it; it ends by itself,
-five minutes after the last run that needed it. What it has to say is in
-daemon/daemon.log of the home.`,
+		Long: `Serve the gate for the runs of a home, and look after runs whose server has ended.
+Whoever needs it starts it; it ends by itself, five minutes after the last run that
+needed it. What it has to say is in daemon/daemon.log of the home.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			home, err := a.homeDir()
@@ -61,7 +62,7 @@ daemon/daemon.log of the home.`,
 			raiseOpenFiles()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Keyring: keyring, Roots: roots, Upstream: httpproxy.FromEnvironment().ProxyFunc(), Log: logger})
+			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Keyring: keyring, Roots: roots, Upstream: httpproxy.FromEnvironment().ProxyFunc(), Log: logger, Begin: a.superviseOrphans})
 			if errors.Is(err, daemon.ErrRunning) {
 				return nil // another one was faster
 			}
@@ -69,6 +70,22 @@ daemon/daemon.log of the home.`,
 		},
 	}
 }
+
+// superviseOrphans has the daemon look after the runs whose server is gone, as long
+// as no other one does.
+func (a *app) superviseOrphans() (daemon.Companion, error) {
+	m, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	return caretaker{m}, nil
+}
+
+// caretaker is a Manager as a companion of the daemon. A Manager supervises all runs
+// that nobody else does.
+type caretaker struct{ *manager.Manager }
+
+func (c caretaker) IsNeeded() bool { return c.Supervised() > 0 }
 
 // raiseOpenFiles allows as many open files as this user may have: each connection
 // takes two.

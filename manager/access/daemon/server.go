@@ -46,6 +46,9 @@ type Options struct {
 	// Roots are what servers' certificates are checked against beside the
 	// system's authorities, PEM.
 	Roots []byte
+	// Begin, if set, is called once, when clients are answered. Serve closes what
+	// it returns before it ends.
+	Begin func() (Companion, error)
 	// Keyring is where the key of the grants is, see credential.ParseBackend.
 	Keyring credential.Backend
 	// Resolver resolves names for the gate; nil is the system's.
@@ -54,6 +57,14 @@ type Options struct {
 	// none.
 	Upstream func(*url.URL) (*url.URL, error)
 	Log      *zap.Logger
+}
+
+// Companion is what a daemon does beside serving the gate. It is safe for concurrent
+// use.
+type Companion interface {
+	// IsNeeded tells whether the daemon has to stay for it.
+	IsNeeded() bool
+	Close() error
 }
 
 // Serve is the daemon of a home. It returns when ctx ends, and by itself when it
@@ -221,6 +232,7 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 	api := &http.Server{Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, IdleTimeout: time.Minute}
 	failed := make(chan error, 1)
 	go func() { failed <- api.Serve(ownListener{l}) }()
+	companion := s.begin()
 	s.opts.Log.Info("the daemon serves", zap.String("home", s.opts.Home), zap.Int("pid", os.Getpid()))
 	ticks := time.NewTicker(min(max(s.opts.Idle/20, 10*time.Millisecond), lookInterval))
 	defer ticks.Stop()
@@ -237,9 +249,14 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 				s.opts.Log.Error("the daemon goes on as it is", zap.Error(s.succeed(lock, l)))
 				s.program.at, _ = os.Stat(s.program.path) // not again for the same one
 			}
-			alive = !s.leave(s.opts.Idle) && s.atHome()
+			alive = !s.leave(s.opts.Idle, companion != nil && companion.IsNeeded()) && s.atHome()
 		case <-s.stopped:
 			alive = false
+		}
+	}
+	if companion != nil {
+		if err := companion.Close(); err != nil {
+			s.opts.Log.Warn("what the daemon does beside the gate did not end well", zap.Error(err))
 		}
 	}
 	close(s.ended)
@@ -248,6 +265,19 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 	_ = api.Shutdown(ending)
 	_ = os.Remove(socketPath(s.opts.Home)) // ours: the lock is held
 	return err
+}
+
+// begin starts what the daemon does beside serving. The gate serves without it, too.
+func (s *server) begin() Companion {
+	if s.opts.Begin == nil {
+		return nil
+	}
+	companion, err := s.opts.Begin()
+	if err != nil {
+		s.opts.Log.Error("the daemon serves the gate only", zap.Error(err))
+		return nil
+	}
+	return companion
 }
 
 // atHome tells whether the home is still there: a daemon of a home that was removed
@@ -259,7 +289,7 @@ func (s *server) atHome() bool {
 
 // leave forgets runs that are gone, and reports whether there has been nothing to
 // do for so long that the daemon ends. From then on it takes no more runs.
-func (s *server) leave(idle time.Duration) bool {
+func (s *server) leave(idle time.Duration, isNeeded bool) bool {
 	s.mu.Lock()
 	var gone []string
 	for id, r := range s.runs {
@@ -273,6 +303,9 @@ func (s *server) leave(idle time.Duration) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if isNeeded {
+		s.idle = time.Now()
+	}
 	s.closing = len(s.runs) == 0 && time.Since(s.idle) >= idle
 	return s.closing
 }
@@ -523,7 +556,7 @@ func (s *server) belongs(request *RegisterRequest) error {
 }
 
 func (s *server) stop(w http.ResponseWriter, _ *http.Request) {
-	if !s.leave(0) {
+	if !s.leave(0, false) {
 		answer(w, http.StatusConflict, failure{"it serves runs"})
 		return
 	}
