@@ -212,6 +212,16 @@ var gateEnv = func() []string {
 	for _, name := range []string{"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"} {
 		env = append(env, name+"="+proxyURL, strings.ToLower(name)+"="+proxyURL)
 	}
+	// Java reads neither variables nor PEM. It says on standard error that it has
+	// picked these up.
+	host, port, _ := strings.Cut(runtime.GateAddress, ":")
+	java := []string{
+		"-Djavax.net.ssl.trustStore=" + runtime.GateDir + "/" + daemon.TrustStoreFile,
+		"-Djavax.net.ssl.trustStoreType=PKCS12", "-Djavax.net.ssl.trustStorePassword=" + daemon.TrustStorePassword,
+		"-Dhttp.nonProxyHosts=localhost|127.*|[::1]",
+		"-Dhttp.proxyHost=" + host, "-Dhttp.proxyPort=" + port, "-Dhttps.proxyHost=" + host, "-Dhttps.proxyPort=" + port,
+	}
+	env = append(env, "JAVA_TOOL_OPTIONS="+strings.Join(java, " "))
 	for _, name := range []string{"NO_PROXY", "no_proxy"} {
 		env = append(env, name+"=localhost,127.0.0.1,::1")
 	}

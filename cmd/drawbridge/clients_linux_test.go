@@ -145,6 +145,12 @@ func TestClientsUseTheGateAndItsCredentials(t *testing.T) {
 	s := newSecretService(t)
 	c := grantedCLI(t, s)
 	base := "https://" + net.JoinHostPort(s.host, s.port)
+	workspace := t.TempDir()
+	// Fetch.java, for machines that have Java and no compiler of it:
+	// javac --release 8 Fetch.java
+	if err := os.CopyFS(workspace, os.DirFS("testdata/java")); err != nil {
+		t.Fatal(err)
+	}
 	for name, script := range map[string]string{
 		"curl":                      "curl -sS -i --max-time 30 " + base + "/curl",
 		"curl with the placeholder": `curl -sS --max-time 30 -H "Authorization: Bearer $SERVICE_TOKEN" ` + base + "/curl-placeholder",
@@ -157,6 +163,7 @@ func TestClientsUseTheGateAndItsCredentials(t *testing.T) {
 				require("https").get({socket, agent: false, host: hostname, servername: hostname, path: "/node", headers: {Host: host}}, r => r.pipe(process.stdout));
 			}).end()'`,
 		"python": `python3 -c 'import urllib.request; print(urllib.request.urlopen("` + base + `/python", timeout=30).read().decode())'`,
+		"java":   "java -cp /workspace Fetch " + base + "/java",
 		"npm":    "npm view --fetch-retries=0 --registry " + base + "/npm/ nothing || true",
 		"apt":    `apt-get -o Acquire::Retries=0 -o Dir::Etc::sourcelist=/dev/null download x 2>/dev/null; /usr/lib/apt/apt-helper download-file ` + base + "/apt /tmp/apt-file && cat /tmp/apt-file",
 	} {
@@ -170,7 +177,7 @@ func TestClientsUseTheGateAndItsCredentials(t *testing.T) {
 			if _, err := exec.LookPath(program); err != nil {
 				runtimetest.Missing(t, "this machine has no %s: %v", program, err)
 			}
-			got := c.run("run", "--rm", "--grant", "service", "--", "bash", "-c", script)
+			got := c.run("run", "--rm", "--grant", "service", "--workspace", workspace, "--", "bash", "-c", script)
 			path := "/" + strings.ReplaceAll(strings.TrimSuffix(name, " with the placeholder"), " ", "")
 			if strings.HasSuffix(name, "placeholder") {
 				path = "/curl-placeholder"

@@ -76,6 +76,8 @@ const (
 	AgentFile  = "ssh-agent.sock" // where its SSH agent listens, if it has one
 	CAFile     = "ca.pem"         // the gate's own authority
 	BundleFile = "ca-bundle.pem"  // the authorities of this host, and the gate's
+	// TrustStoreFile has those of BundleFile in the form that Java reads.
+	TrustStoreFile = "ca-bundle.p12"
 )
 
 // Where sandboxes have GateDir and the guest program; package runtime says so too.

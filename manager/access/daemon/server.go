@@ -133,7 +133,7 @@ type server struct {
 	opts      Options
 	program   *program
 	authority *proxy.Authority
-	bundle    []byte
+	shared    map[string][]byte // content of files that every sandbox gets, by name
 	gate      *proxy.Gate
 
 	mu      sync.Mutex
@@ -168,7 +168,12 @@ func newServer(opts Options) (*server, error) {
 	}
 	roots.AppendCertsFromPEM(opts.Roots)
 	all := bundle(authority.PEM(), opts.Roots)
-	for name, content := range map[string][]byte{CAFile: authority.PEM(), BundleFile: all} {
+	store, err := trustStore(all)
+	if err != nil {
+		return nil, err
+	}
+	shared := map[string][]byte{CAFile: authority.PEM(), BundleFile: all, TrustStoreFile: store}
+	for name, content := range shared {
 		if err := writeFile(filepath.Join(daemonDir(opts.Home), "shared-"+name), content, 0o644); err != nil {
 			return nil, fmt.Errorf("write what sandboxes get: %w", err)
 		}
@@ -179,7 +184,7 @@ func newServer(opts Options) (*server, error) {
 	}
 	return &server{
 		program: own,
-		opts:    opts, authority: authority, bundle: all,
+		opts:    opts, authority: authority, shared: shared,
 		gate:  proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Upstream: opts.Upstream, Log: opts.Log}),
 		runs:  make(map[string]*registered),
 		idle:  time.Now(),
@@ -421,7 +426,7 @@ func (s *server) prepare(request *RegisterRequest, granted *resolved, l *net.Uni
 	if err != nil {
 		return nil, err
 	}
-	for name, content := range map[string][]byte{CAFile: s.authority.PEM(), BundleFile: s.bundle} {
+	for name, content := range s.shared {
 		if err := s.share(name, content, request.GateDir); err != nil {
 			return nil, fmt.Errorf("write what the sandbox gets: %w", err)
 		}
