@@ -124,7 +124,6 @@ func checkFeatures(opts Options) error {
 		name string
 		set  bool
 	}{
-		{"a moat.yaml configuration", opts.Config != nil},
 		{"rebuilding an image", opts.Rebuild},
 	} {
 		if option.set {

@@ -1,0 +1,205 @@
+package config
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"unicode"
+)
+
+// Permission is what a person may allow the files of a project.
+type Permission string
+
+// The permissions.
+const (
+	AllowGrants     Permission = "grants"     // to use a credential
+	AllowMounts     Permission = "mounts"     // directories outside of the workspace
+	AllowPrivileged Permission = "privileged" // a sandbox with the powers of root, or without gVisor
+	AllowDocker     Permission = "docker"     // the Docker engine of this machine
+	AllowPermissive Permission = "permissive" // any host on the Internet
+	AllowHost       Permission = "host"       // services of this machine and of its network
+	AllowPorts      Permission = "ports"      // ports of this machine that lead into the sandbox
+	AllowSecrets    Permission = "secrets"    // secrets of a store, in the run's environment
+	AllowSessions   Permission = "sessions"   // what agents did in other projects
+)
+
+// Ask is one thing that needs the person's permission.
+type Ask struct {
+	Permission Permission `json:"permission"`
+	Key        string     `json:"key"`  // path of the value, e.g. "grants[0]"
+	What       string     `json:"what"` // e.g. "use the grant github"
+	Origin     Origin     `json:"origin"`
+}
+
+// Asks lists what in a Config needs the person's permission, where the person has not stated it
+// themselves: see Origin. It looks at nothing but the Config.
+func Asks(c *Config) []Ask {
+	a := &asker{config: c}
+	a.access()
+	a.storage()
+	a.reach()
+	a.agents()
+	return a.asks
+}
+
+type asker struct {
+	config *Config
+	asks   []Ask
+}
+
+func (a *asker) add(p Permission, key, format string, args ...any) {
+	a.asks = append(a.asks, Ask{Permission: p, Key: key, What: fmt.Sprintf(format, args...), Origin: a.config.Origin(key)})
+}
+
+// access asks for grants, secrets and power over this machine.
+func (a *asker) access() {
+	c := a.config
+	for i, grant := range c.Grants {
+		a.add(AllowGrants, item("grants", i), "use the grant %s", grant)
+	}
+	for i, server := range c.MCP {
+		if server.Auth != nil {
+			a.add(AllowGrants, item("mcp", i), "use the grant %s with the MCP server %s", server.Auth.Grant, server.Name)
+		}
+	}
+	for _, name := range sortedKeys(c.Secrets) {
+		scheme, _, _ := strings.Cut(c.Secrets[name], "://")
+		a.add(AllowSecrets, below("secrets", name), "put a secret (%s) into the variable %s", scheme, name)
+	}
+	for i, d := range c.Dependencies {
+		switch d {
+		case "docker:host":
+			a.add(AllowDocker, item("dependencies", i), "use the Docker engine of this machine, which is as much as root")
+		case "docker:dind":
+			a.add(AllowPrivileged, item("dependencies", i), "have a privileged sandbox")
+		}
+	}
+	if c.Sandbox == "none" {
+		a.add(AllowPrivileged, "sandbox", "run without gVisor")
+	}
+}
+
+// storage asks for directories of this machine.
+func (a *asker) storage() {
+	c := a.config
+	for i, m := range c.Mounts {
+		if outside(m.Source) {
+			mode := "read and write"
+			if m.ReadOnly {
+				mode = "read"
+			}
+			a.add(AllowMounts, item("mounts", i), "%s %s", mode, m.Source)
+		}
+	}
+	for _, name := range sortedKeys(c.Claude.Marketplaces) {
+		if dir := c.Claude.Marketplaces[name].Path; dir != "" && outside(dir) {
+			a.add(AllowMounts, below("claude.marketplaces", name), "read %s", dir)
+		}
+	}
+}
+
+// outside tells a path that leaves the workspace, as it is written. Where links lead
+// is for whoever opens it.
+func outside(path string) bool { return strings.HasPrefix(path, "~") || !filepath.IsLocal(path) }
+
+// reach asks for what a run reaches, and for what reaches it.
+func (a *asker) reach() {
+	c := a.config
+	if c.Network.Policy == PolicyPermissive {
+		a.add(AllowPermissive, "network.policy", "reach any host on the Internet")
+	}
+	for i, rule := range c.Network.Rules {
+		host := withoutPort(rule.Host)
+		switch {
+		case host == "*" && rule.allows():
+			a.add(AllowPermissive, item("network.rules", i), "reach any host on the Internet")
+		case isLocalHost(host) && rule.allows():
+			a.add(AllowHost, item("network.rules", i), "reach %s, which may be this machine or a neighbour of it", rule.Host)
+		}
+	}
+	for i, port := range c.Network.Host {
+		a.add(AllowHost, item("network.host", i), "reach port %d of this machine", port)
+	}
+	for _, name := range sortedKeys(c.Ports) {
+		a.add(AllowPorts, below("ports", name), "publish port %d as %s", c.Ports[name], name)
+	}
+}
+
+// agents asks for what agents reach and see by their settings.
+func (a *asker) agents() {
+	c := a.config
+	for i, server := range c.MCP {
+		if host := hostOfURL(server.URL); isLocalHost(host) {
+			a.add(AllowHost, item("mcp", i), "reach the MCP server %s at %s", server.Name, server.URL)
+		}
+	}
+	if c.Claude.BaseURL != "" {
+		a.add(AllowGrants, "claude.base_url", "send what is meant for the model, with its credential, to %s", c.Claude.BaseURL)
+		if isLocalHost(hostOfURL(c.Claude.BaseURL)) {
+			a.add(AllowHost, "claude.base_url", "reach %s", c.Claude.BaseURL)
+		}
+	}
+	if c.Codex.SharedSessions {
+		a.add(AllowSessions, "codex.shared_sessions", "read the Codex sessions of all projects")
+	}
+	for _, section := range []struct {
+		at      string
+		servers map[string]LocalMCP
+	}{{"codex.mcp", c.Codex.MCP}, {"gemini.mcp", c.Gemini.MCP}} {
+		for _, name := range sortedKeys(section.servers) {
+			if grant := section.servers[name].Grant; grant != "" {
+				a.add(AllowGrants, below(section.at, name), "use the grant %s with the MCP server %s", grant, name)
+			}
+		}
+	}
+}
+
+// allows tells a rule that lets anything through.
+func (r Rule) allows() bool {
+	if len(r.Requests) == 0 {
+		return true
+	}
+	for _, request := range r.Requests {
+		if strings.HasPrefix(request, "allow") {
+			return true
+		}
+	}
+	return false
+}
+
+func withoutPort(host string) string {
+	if end := strings.LastIndexByte(host, ']'); end >= 0 {
+		return strings.Trim(host[:end], "[")
+	}
+	host, _, _ = strings.Cut(host, ":")
+	return host
+}
+
+func hostOfURL(text string) string {
+	_, rest, _ := strings.Cut(text, "://")
+	if end := strings.IndexAny(rest, "/?#"); end >= 0 {
+		rest = rest[:end]
+	}
+	return withoutPort(rest)
+}
+
+// isLocalHost tells what may be this machine or a neighbour of it: names that mean something
+// else on every network, and whatever a resolver may take for an address. Which addresses are
+// on the Internet is not decided here; nor is what a name in other scripts comes to.
+func isLocalHost(host string) bool {
+	host = strings.ToLower(strings.TrimSuffix(host, "."))
+	if host == "" || host == "*" {
+		return false
+	}
+	for _, c := range host {
+		if c > unicode.MaxASCII {
+			return true
+		}
+	}
+	last := host[strings.LastIndexByte(host, '.')+1:]
+	switch last {
+	case "localhost", "local", "internal", host:
+		return true
+	}
+	return strings.Contains(host, ":") || last == "" || last[0] >= '0' && last[0] <= '9'
+}

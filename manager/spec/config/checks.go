@@ -1,0 +1,115 @@
+package config
+
+import (
+	"path"
+	"slices"
+	"strings"
+)
+
+// checkProject checks what concerns several keys. A check is left out where one of
+// them has a mistake already, because it would complain of what is not there.
+func checkProject(r *reader, c *Config) {
+	if len(c.Command) > 0 && c.Command[0] == "" && r.sound("command") {
+		r.failKey(c, "command[0]", "name the program first", "it is empty")
+	}
+	for _, name := range sortedKeys(c.Secrets) {
+		if _, both := c.Env[name]; both {
+			r.failKey(c, below("secrets", name), "remove one of them", "the variable is in env, too")
+		}
+	}
+	checkDocker(r, c)
+	if r.sound("dependencies") {
+		checkServices(r, c)
+	}
+	if r.sound("mounts") && r.sound("volumes") {
+		checkStorage(r, c)
+	}
+	if len(c.LanguageServers) > 0 && c.Agent != "" && !strings.HasPrefix(c.Agent, "claude") {
+		r.failKey(c, "language_servers", "remove them, or write agent: claude", "only Claude Code uses language servers, and the agent is %.60q", c.Agent)
+	}
+}
+
+// sound tells whether nothing is wrong so far at and below a path.
+func (r *reader) sound(at string) bool {
+	return !slices.ContainsFunc(r.mistakes, func(m Mistake) bool { return underPath(at, m.Key) })
+}
+
+func checkDocker(r *reader, c *Config) {
+	const host, dind = "docker:host", "docker:dind"
+	for i, d := range c.Dependencies {
+		at := item("dependencies", i)
+		switch {
+		case d != host && d != dind:
+		case c.Runtime == "apple":
+			r.failKey(c, at, "write runtime: docker", "the runtime apple has no %s", d)
+		case slices.Contains(c.Dependencies[:i], host) && d == dind, slices.Contains(c.Dependencies[:i], dind) && d == host:
+			r.failKey(c, at, "remove one of them", "docker:host and docker:dind exclude each other")
+		}
+	}
+}
+
+func checkServices(r *reader, c *Config) {
+	for _, name := range sortedKeys(c.Services) {
+		at := below("services", name)
+		declared := slices.ContainsFunc(c.Dependencies, func(d string) bool {
+			base, _, _ := strings.Cut(d, "@")
+			return base == name
+		})
+		if !declared {
+			r.failKey(c, at, "add "+name+" to dependencies", "the service is not among the dependencies")
+		}
+		if len(c.Services[name].Models) > 0 && name != "ollama" {
+			r.failKey(c, below(at, "models"), "remove it", "only ollama has models")
+		}
+	}
+}
+
+// checkStorage checks where mounts and volumes are.
+func checkStorage(r *reader, c *Config) {
+	if len(c.Volumes) > 0 && c.Name == "" && r.sound("name") {
+		r.failKey(c, "volumes", "add the key name", "volumes belong to runs of one name, and there is none")
+	}
+	targets := map[string]string{}
+	for i, m := range c.Mounts {
+		targets[m.Target] = item("mounts", i)
+		checkExcludes(r, c, m, item("mounts", i))
+	}
+	for i, v := range c.Volumes {
+		at := item("volumes", i)
+		if v.Type == "volume" && c.Runtime == "apple" {
+			r.failKey(c, at, "write runtime: docker, or leave the type out", "the runtime apple has no volumes of this type")
+		}
+		if v.Type == "volume" && strings.ContainsAny(v.Target, " \t") {
+			r.failKey(c, at, "", "the target of such a volume has no spaces")
+		}
+		if other, taken := targets[v.Target]; taken {
+			r.failKey(c, at, "choose another target", "%.80q is the target of %s, too", v.Target, other)
+		}
+		targets[v.Target] = at
+		for j, m := range c.Mounts {
+			for _, exclude := range m.Exclude {
+				if path.Join(m.Target, exclude) == v.Target {
+					r.failKey(c, at, "choose another target, or do not exclude it", "%.80q is excluded by %s", v.Target, item("mounts", j))
+				}
+			}
+		}
+	}
+}
+
+func checkExcludes(r *reader, c *Config, m Mount, at string) {
+	for i, exclude := range m.Exclude {
+		key := item(below(at, "exclude"), i)
+		for _, other := range m.Exclude {
+			if strings.HasPrefix(exclude, other+"/") {
+				r.failKey(c, key, "remove it", "it lies below %.80q, which is excluded", other)
+				break
+			}
+		}
+		if c.Workspace.Mode == "volume" && m.Target == workspaceTarget && (exclude == ".git" || strings.HasPrefix(exclude, ".git/")) {
+			r.failKey(c, key, "remove it", "a workspace that is copied keeps its .git")
+		}
+	}
+}
+
+// workspaceTarget is where a run finds its workspace.
+const workspaceTarget = "/workspace"
