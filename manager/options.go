@@ -92,7 +92,7 @@ type Options struct {
 	Workspace     string         // host directory; empty makes a fresh one that goes away with the run
 	Grants        []string       // rights to use credentials
 	Cmd           []string       // command to run; empty is /bin/bash
-	Config        *config.Config // what a project wants, under the other options; optional
+	Config        *config.Config // optional: what a project wants, where the options do not say otherwise; see config.Asks
 	Env           []string       // KEY=VALUE
 	Rebuild       bool           // build the image again
 	KeepContainer bool           // keep the sandbox after the run has ended, until Destroy

@@ -20,7 +20,7 @@ func (a *app) configCommand() *cobra.Command {
 		Long: `Check and explain what a project wants for its runs, which stands in the file moat.yaml
 of its workspace, and what you want for all runs, which stands in config.yaml of the
 home.`,
-		Args: func(cmd *cobra.Command, args []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return nil
 			}

@@ -142,7 +142,15 @@ func (a *app) explain(ctx context.Context, dir string, caller config.Layer) (exp
 	}
 	all := config.Resolve(config.Defaults(), config.Layer{Source: config.SourceHome, Config: person},
 		config.Layer{Source: config.SourceProject, Config: project}, caller)
+	hasNetwork := all.Config.Network.Policy != config.Policy(manager.NetworkNone)
+	if !hasNetwork {
+		// There is then no gate that rules could be for.
+		all.Config.Network.Rules, all.Config.Network.Host = nil, nil
+	}
 	for _, v := range all.Values {
+		if !hasNetwork && (v.Key == "network.rules" || v.Key == "network.host") {
+			continue
+		}
 		e.Values = append(e.Values, explainedValue{v, manager.ConfigSupport(v.Key)})
 	}
 	for _, ask := range config.Asks(all.Config) {

@@ -47,9 +47,9 @@ func project(t *testing.T, moat, person string) (dir, home string) {
 
 func TestConfigCheckNamesEachMistake(t *testing.T) {
 	t.Parallel()
-	dir, home := project(t, "nmae: x\ncontainer:\n  memory: 1\n", "grants: [github]\n")
+	dir, home := project(t, "neme: x\ncontainer:\n  memory: 1\n", "grants: [github]\n")
 	moat, person := filepath.Join(dir, "moat.yaml"), filepath.Join(home, "config.yaml")
-	want := moat + ":1:1: unknown key \"nmae\"; did you mean name?\n" +
+	want := moat + ":1:1: unknown key \"neme\"; did you mean name?\n" +
 		moat + ":3:11: container.memory: \"1\": want a whole number, 0 or 128 to 16777216 MiB\n"
 	if diff := cmp.Diff(result{want, "", exitFailed}, inProcess(t, "config", "check", moat), cmp.AllowUnexported(result{})); diff != "" {
 		t.Errorf("a file (-want +got):\n%s", diff)
@@ -171,8 +171,8 @@ func TestConfigExplainForPrograms(t *testing.T) {
 
 func TestConfigExplainPassesAMistakeOn(t *testing.T) {
 	t.Parallel()
-	dir, _ := project(t, "nmae: x\n", "")
-	want := result{"", "drawbridge: " + filepath.Join(dir, "moat.yaml") + ":1:1: unknown key \"nmae\"; did you mean name?\n  next: `drawbridge config check` shows all mistakes\n", exitFailed}
+	dir, _ := project(t, "neme: x\n", "")
+	want := result{"", "drawbridge: " + filepath.Join(dir, "moat.yaml") + ":1:1: unknown key \"neme\"; did you mean name?\n  next: `drawbridge config check` shows all mistakes\n", exitFailed}
 	if diff := cmp.Diff(want, inProcess(t, "config", "explain", dir), cmp.AllowUnexported(result{})); diff != "" {
 		t.Error(diff)
 	}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"maps"
 	"path/filepath"
 	"strings"
 )
@@ -57,10 +58,7 @@ func homeSchema(s schema, at string, allowed map[string]bool) schema {
 		}
 		properties[name] = part
 	}
-	kept := schema{}
-	for k, v := range s {
-		kept[k] = v
-	}
+	kept := maps.Clone(s)
 	kept["properties"] = properties
 	return kept
 }

@@ -32,7 +32,7 @@ func TestLoadTakesTheFileOfTheWorkspace(t *testing.T) {
 	if err != nil || c.Name != "current" || c.File() != filepath.Join(dir, "moat.yaml") {
 		t.Errorf("both: %v, %v", c, err)
 	}
-	write(t, filepath.Join(dir, "moat.yaml"), "nmae: x\n")
+	write(t, filepath.Join(dir, "moat.yaml"), "neme: x\n")
 	var wrong *Error
 	if _, err := Load(t.Context(), dir); !errors.As(err, &wrong) {
 		t.Errorf("a mistake in moat.yaml: %v, and agent.yaml must not take its place", err)

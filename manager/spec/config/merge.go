@@ -3,6 +3,8 @@ package config
 import (
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 )
 
 // merger puts a higher source over a lower one and keeps track of where every value
@@ -10,7 +12,12 @@ import (
 type merger struct {
 	low   map[string]Origin // of what has been merged so far
 	high  *Config
+	paths []string // of high's origins, in order
 	layer Layer
+}
+
+func newMerger(into *Config, l Layer) *merger {
+	return &merger{low: into.origins, high: l.Config, paths: sortedKeys(l.Config.origins), layer: l}
 }
 
 // origin returns where a value of the higher source came from.
@@ -23,27 +30,37 @@ func (m *merger) origin(path string) Origin {
 
 // replace makes the origins at and below a path those of the higher source.
 func (m *merger) replace(at string) {
-	maps.DeleteFunc(m.low, func(path string, _ Origin) bool { return underPath(at, path) })
+	m.drop(map[string]bool{at: true})
 	m.take(at, at)
 }
 
 // take copies the origins at and below a path of the higher source to another path.
 func (m *merger) take(at, from string) {
 	m.low[at] = m.origin(from)
-	for path, o := range m.high.origins {
+	first, _ := slices.BinarySearch(m.paths, from)
+	for _, path := range m.paths[first:] {
+		if !strings.HasPrefix(path, from) {
+			break
+		}
 		if path != from && underPath(from, path) {
-			m.low[at+path[len(from):]] = o
+			m.low[at+path[len(from):]] = m.high.origins[path]
 		}
 	}
 }
 
-// move gives the origins at and below a path to another one.
-func (m *merger) move(at, to string) {
+// renumber gives the items of a list new places; those whose place is below zero go.
+func (m *merger) renumber(at string, places []int) {
 	moved := map[string]Origin{}
 	for path, o := range m.low {
-		if underPath(at, path) {
-			moved[to+path[len(at):]] = o
-			delete(m.low, path)
+		rest, isItem := strings.CutPrefix(path, at+"[")
+		number, tail, _ := strings.Cut(rest, "]")
+		i, err := strconv.Atoi(number)
+		if !isItem || err != nil {
+			continue
+		}
+		delete(m.low, path)
+		if places[i] >= 0 {
+			moved[item(at, places[i])+tail] = o
 		}
 	}
 	maps.Copy(m.low, moved)
@@ -55,9 +72,16 @@ func joinMaps[V any](m *merger, at string, low, high map[string]V) map[string]V 
 	if joined == nil {
 		joined = map[string]V{}
 	}
-	for _, k := range sortedKeys(high) {
-		m.replace(below(at, k))
-		joined[k] = high[k]
+	stale := map[string]bool{}
+	for k, v := range high {
+		if _, had := joined[k]; had {
+			stale[below(at, k)] = true
+		}
+		joined[k] = v
+	}
+	m.drop(stale)
+	for k := range high {
+		m.take(below(at, k), below(at, k))
 	}
 	return joined
 }
@@ -76,20 +100,22 @@ func added[V any](s shape[[]V], id func(V) string, where placement) shape[[]V] {
 	s.join = func(m *merger, at string, low, high []V) []V {
 		high, from := distinct(high, id)
 		var kept []V
+		places := make([]int, len(low))
 		for i, v := range low {
+			places[i] = -1
 			if id != nil && slices.ContainsFunc(high, func(h V) bool { return id(h) == id(v) }) {
-				m.drop(item(at, i))
 				continue
 			}
-			m.move(item(at, i), item(at, len(kept)))
+			places[i] = len(kept)
+			if where == before {
+				places[i] += len(high)
+			}
 			kept = append(kept, v)
 		}
+		m.renumber(at, places)
 		first := len(kept)
 		if where == before {
 			first = 0
-			for i := len(kept) - 1; i >= 0; i-- {
-				m.move(item(at, i), item(at, i+len(high)))
-			}
 		}
 		for i := range high {
 			m.take(item(at, first+i), item(at, from[i]))
@@ -125,6 +151,17 @@ func distinct[V any](values []V, id func(V) string) (kept []V, from []int) {
 	return kept, from
 }
 
-func (m *merger) drop(at string) {
-	maps.DeleteFunc(m.low, func(path string, _ Origin) bool { return underPath(at, path) })
+// drop forgets the origins at and below some paths.
+func (m *merger) drop(stale map[string]bool) {
+	if len(stale) == 0 {
+		return
+	}
+	maps.DeleteFunc(m.low, func(path string, _ Origin) bool {
+		for end := len(path); end > 0; end = strings.LastIndexAny(path[:end], ".[") {
+			if stale[path[:end]] {
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -50,7 +50,7 @@ func Resolve(layers ...Layer) Resolved {
 		if l.Config == nil {
 			continue
 		}
-		m := &merger{low: into.origins, high: l.Config, layer: l}
+		m := newMerger(into, l)
 		for _, leaf := range root.leaves {
 			_, stated := l.Config.origins[leaf.path]
 			if stated || !leaf.isZero(l.Config) {

@@ -66,7 +66,7 @@ func grantProblem(s string) string {
 	if instance == "" && (has || provider == "ssh" || provider == "mcp" || provider == "oauth") {
 		return fmt.Sprintf("say which one, e.g. %s:NAME", provider)
 	}
-	for _, part := range strings.Split(s, "/") {
+	for part := range strings.SplitSeq(s, "/") {
 		if part == "" || part == "." || part == ".." {
 			return "leave out empty parts, `.` and `..` between slashes"
 		}

@@ -280,8 +280,8 @@ func nullable(s schema) schema {
 		}
 		s["enum"] = append(all, nil)
 	}
-	if any, ok := s["anyOf"].([]schema); ok {
-		s["anyOf"] = append(slices.Clone(any), schema{"type": "null"})
+	if choices, ok := s["anyOf"].([]schema); ok {
+		s["anyOf"] = append(slices.Clone(choices), schema{"type": "null"})
 	}
 	return s
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 )
 
 const dialect = "https://json-schema.org/draft/2020-12/schema"
@@ -38,10 +39,7 @@ func keysByName(keys []Key) map[string]Key {
 
 // describeKeys adds to a schema what the reference says of its keys.
 func describeKeys(s schema, at string, keys map[string]Key) schema {
-	described := schema{}
-	for k, v := range s {
-		described[k] = v
-	}
+	described := maps.Clone(s)
 	properties, ok := s["properties"].(schema)
 	if !ok {
 		return described
