@@ -15,6 +15,7 @@ const (
 	AllowGrants     Permission = "grants"     // to use a credential
 	AllowMounts     Permission = "mounts"     // directories outside of the workspace
 	AllowPrivileged Permission = "privileged" // a sandbox with the powers of root, or without gVisor
+	AllowBuild      Permission = "build"      // scripts while the image is built, where there is no gate
 	AllowDocker     Permission = "docker"     // the Docker engine of this machine
 	AllowPermissive Permission = "permissive" // any host on the Internet
 	AllowHost       Permission = "host"       // services of this machine and of its network
@@ -73,6 +74,12 @@ func (a *asker) access() {
 		case "docker:dind":
 			a.add(AllowPrivileged, item("dependencies", i), "have a privileged sandbox")
 		}
+	}
+	if c.Hooks.PostBuildRoot != "" {
+		a.add(AllowBuild, "hooks.post_build_root", "run a script as root while the image is built")
+	}
+	if c.Hooks.PostBuild != "" {
+		a.add(AllowBuild, "hooks.post_build", "run a script while the image is built")
 	}
 	if c.Sandbox == "none" {
 		a.add(AllowPrivileged, "sandbox", "run without gVisor")

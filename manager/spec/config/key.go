@@ -16,9 +16,6 @@ type Key struct {
 	parent bool
 }
 
-// IsSection tells keys that only hold others.
-func (k Key) IsSection() bool { return k.Example == "" && k.parent }
-
 // Top returns the key, among those at which a value is stated as a whole, that this
 // one belongs to: "mounts" of "mounts[].target", and itself of "container.memory".
 func (k Key) Top() string {

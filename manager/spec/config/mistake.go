@@ -56,7 +56,8 @@ func nearest(written string, names []string) string {
 		return ""
 	}
 	plain := plainName(written)
-	best, least := "", max(2, len(written)/3)+1
+	// Not every letter may be another one.
+	best, least := "", min(max(2, len(written)/3)+1, len(written))
 	for _, name := range names {
 		if plainName(name) == plain || len(written) >= 3 && strings.HasPrefix(name, written) {
 			return name

@@ -132,6 +132,7 @@ grants: [github]
 secrets: {KEY: op://a/b/c}
 dependencies: [node, docker:host]
 sandbox: none
+hooks: {post_build_root: apt-get update, post_build: "true", pre_run: make}
 mounts:
   - ./inside:/a
   - inside/./deep:/b

@@ -53,7 +53,6 @@ type member[T any] struct {
 	preset   func(*T) // states the default
 	leaves   []leaf[T]
 	keys     []Key
-	homes    bool
 }
 
 // about is what the reference says of a key.
@@ -68,7 +67,7 @@ type about struct {
 
 // key describes one key. field says where its value is.
 func key[T, V any](name string, field func(*T) *V, s shape[V], a about) member[T] {
-	m := member[T]{name: name, required: a.required, schema: s.schema, homes: a.home}
+	m := member[T]{name: name, required: a.required, schema: s.schema}
 	m.read = func(r *reader, n *yaml.Node, at string, into *T) {
 		if isNull(n) {
 			if s.empty != nil {
