@@ -163,7 +163,12 @@ func (r *reader) enter(n *yaml.Node, at string) (value *yaml.Node, leave func())
 }
 
 // isNull tells a value that is not there, which is the same as no key.
-func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null" }
+func isNull(n *yaml.Node) bool {
+	if n.Kind == yaml.AliasNode {
+		n = n.Alias
+	}
+	return n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null"
+}
 
 // pair is one key of a mapping with its value.
 type pair struct {
