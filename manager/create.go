@@ -44,7 +44,10 @@ var createSteps = []struct {
 // not been started. On error nothing is left behind. With an idempotency key, a
 // repeated call returns the run of the first one with Replayed set.
 func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
-	opts, err := withConfig(opts)
+	opts, err := m.withProject(ctx, opts)
+	if err == nil {
+		opts, err = withConfig(opts)
+	}
 	if err != nil {
 		return nil, wrapf(err, "create a run")
 	}

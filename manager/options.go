@@ -39,6 +39,9 @@ type ManagerOptions struct {
 	// whatever its own rules say, except for the hosts of its grants. Without any
 	// there is no limit.
 	NetworkLimit []string
+	// Allow is what moat.yaml of a workspace may ask for where callers are agents. Its
+	// grants are those that agents can use.
+	Allow []config.Permission
 	// Profile is that of grants; empty is the default one.
 	Profile string
 	// MaxLiveRuns bounds the runs that are not stopped or failed; zero is
@@ -88,16 +91,25 @@ const (
 
 // Options configures a new run.
 type Options struct {
-	Name          string         // explicit name; empty generates one
-	Workspace     string         // host directory; empty makes a fresh one that goes away with the run
-	Grants        []string       // rights to use credentials
-	Cmd           []string       // command to run; empty is /bin/bash
+	Name      string   // explicit name; empty generates one
+	Workspace string   // host directory; empty makes a fresh one that goes away with the run
+	Grants    []string // rights to use credentials
+	Cmd       []string // command to run; empty is /bin/bash
+	// Project takes moat.yaml of the workspace, if there is one and Config is nil.
+	// What config.yaml of the home says holds for every run below that.
+	Project       bool
 	Config        *config.Config // optional: what a project wants, where the options do not say otherwise; see config.Asks
 	Env           []string       // KEY=VALUE
 	Rebuild       bool           // build the image again
 	KeepContainer bool           // keep the sandbox after the run has ended, until Destroy
 	Interactive   bool           // keep standard input open
 
+	// PreRun is a script for the sandbox's shell that runs in the workspace before
+	// the command, which does not run if it fails.
+	PreRun string
+	// Mounts are further directories or files of this machine. A source may be
+	// relative to the workspace, or begin with ~/.
+	Mounts         []runtime.MountConfig
 	TTY            bool
 	Rows, Cols     uint16
 	Image          string

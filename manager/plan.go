@@ -69,6 +69,10 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 			return fail(err)
 		}
 	}
+	mounts, err := m.checkMounts(opts.Mounts, workspace)
+	if err != nil {
+		return fail(err)
+	}
 	opts = withOptionDefaults(opts)
 	limits := runtime.Resources{MemoryBytes: opts.MemoryBytes, CPUs: opts.CPUs, PidsLimit: opts.PidsLimit}.WithDefaults()
 	tty := opts.TTY
@@ -85,7 +89,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 	}
 	return row, runtime.Spec{
 		ID: id, Home: runtime.HomeHash(m.opts.Home),
-		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: opts.Cmd, Env: opts.Env, Workspace: workspace,
+		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Env: opts.Env, Workspace: workspace,
 		Network: runtime.NetworkNone, Resources: limits,
 		Timeout: opts.Timeout, Grace: opts.StopGrace,
 		Interactive: row.Interactive, TTY: tty, Rows: opts.Rows, Cols: opts.Cols,
@@ -117,6 +121,15 @@ func withOptionDefaults(opts Options) Options {
 	return opts
 }
 
+// withPreRun returns the command of the sandbox. The script gets the whole of one
+// shell, so that nothing in it can become a part of the command.
+func withPreRun(opts Options) []string {
+	if opts.PreRun == "" {
+		return opts.Cmd
+	}
+	return append([]string{"/bin/sh", "-c", `/bin/sh -c "$0" || exit; exec "$@"`, opts.PreRun}, opts.Cmd...)
+}
+
 // checkFeatures refuses options whose feature this build does not have, rather
 // than ignoring them.
 func checkFeatures(opts Options) error {
@@ -144,7 +157,7 @@ func checkLimits(opts Options) error {
 	if len(opts.Cmd) > 0 && opts.Cmd[0] == "" {
 		return failf(CodeInvalidArgument, "", "the command's first element is empty")
 	}
-	if size > maxCommandBytes {
+	if size += len(opts.PreRun); size > maxCommandBytes {
 		return failf(CodeInvalidArgument, "write a script into the workspace and run that", "the command has %d bytes, the limit is %d", size, maxCommandBytes)
 	}
 	for _, limit := range []struct {

@@ -1,6 +1,8 @@
 package manager
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,13 +15,17 @@ import (
 // configKey is a key of a moat.yaml that new runs honour.
 type configKey struct {
 	name string
-	only string // the one value that is honoured; empty for all
+	// only is the one value that is honoured, or what the values that are honoured
+	// have in common, which take checks then; empty for all.
+	only string
 	take func(*Options, *config.Config) error
 }
 
 // configKeys are the keys that new runs honour. Whatever else a Config says is
 // refused. An option that the caller has set wins over the Config.
 var configKeys = []configKey{
+	{"mounts", "without exclude", takeMounts},
+	{"hooks.pre_run", "", func(o *Options, c *config.Config) error { fillIn(&o.PreRun, c.Hooks.PreRun); return nil }},
 	{"name", "", func(o *Options, c *config.Config) error { fillIn(&o.Name, c.Name); return nil }},
 	{"version", "", ignoreConfig}, // it is for the readers of the file
 	{"runtime", "", func(o *Options, c *config.Config) error { fillIn(&o.Runtime, runtime.Type(c.Runtime)); return nil }},
@@ -54,7 +60,7 @@ func fillIn[T comparable](option *T, value T) {
 }
 
 // ConfigSupport says what a new run does with a key of moat.yaml, as config.Keys
-// names it: "yes", "refused", or the one value that is honoured.
+// names it: "yes", "refused", or "only" what is honoured.
 func ConfigSupport(key string) string {
 	for _, k := range configKeys {
 		switch {
@@ -66,6 +72,68 @@ func ConfigSupport(key string) string {
 		}
 	}
 	return "refused"
+}
+
+// withProject returns the options with a Config that says what the project and the
+// person want, where the options ask for that. What needs permission and has none is
+// an error.
+func (m *Manager) withProject(ctx context.Context, opts Options) (Options, error) {
+	var err error
+	if opts.Project && opts.Config == nil && opts.Workspace != "" {
+		if opts.Config, err = m.loadProject(ctx, opts.Workspace); err != nil {
+			return opts, err
+		}
+	}
+	opts.Project = false
+	home, err := config.LoadHome(ctx, m.opts.Home)
+	switch {
+	case errors.Is(err, config.ErrNone):
+	case err != nil:
+		return opts, badConfig(err)
+	default:
+		opts.Config = config.Resolve(config.Layer{Source: config.SourceHome, Config: home}, config.Layer{Source: config.SourceProject, Config: opts.Config}).Config
+	}
+	if opts.Config == nil || !m.opts.ForAgents {
+		return opts, nil
+	}
+	var refused, missing []string
+	for _, ask := range config.Asks(opts.Config) {
+		// Grants have a list of their own, see checkGrants.
+		if ask.Origin.Source != config.SourceProject || ask.Permission == config.AllowGrants || slices.Contains(m.opts.Allow, ask.Permission) {
+			continue
+		}
+		refused = append(refused, fmt.Sprintf("%s: %s", ask.Origin, ask.What))
+		if flag := "`drawbridge serve --allow " + string(ask.Permission) + "`"; !slices.Contains(missing, flag) {
+			missing = append(missing, flag)
+		}
+	}
+	if len(refused) > 0 {
+		return opts, failf(CodePolicyDenied, "remove them, or ask the person who runs the server to start it with "+strings.Join(missing, " and "),
+			"the project asks for what agents are not allowed: %s", strings.Join(refused, "; "))
+	}
+	return opts, nil
+}
+
+// loadProject returns what moat.yaml of a workspace says, nil if there is none.
+func (m *Manager) loadProject(ctx context.Context, workspace string) (*config.Config, error) {
+	// What is no workspace is not read either.
+	workspace, err := m.checkWorkspace(workspace)
+	if err != nil {
+		return nil, err
+	}
+	project, err := config.Load(ctx, workspace)
+	if errors.Is(err, config.ErrNone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, badConfig(err)
+	}
+	return project, nil
+}
+
+// badConfig is the error of a file that cannot be used.
+func badConfig(err error) error {
+	return failf(CodeInvalidArgument, "correct it (`drawbridge config check` says the same), or make the run without it", "read the project's configuration: %v", err)
 }
 
 // withConfig returns the options with what their Config says, where they do not say
@@ -80,7 +148,7 @@ func withConfig(opts Options) (Options, error) {
 	var refused []string
 	for _, wish := range c.Wishes() {
 		i := slices.IndexFunc(configKeys, func(k configKey) bool { return k.name == wish.Key })
-		if i < 0 || configKeys[i].only != "" && configKeys[i].only != config.Text(wish.Value) {
+		if i < 0 || !configKeys[i].honours(wish) {
 			refused = append(refused, fmt.Sprintf("%s (%s)", wish.Key, wish.Origin))
 			continue
 		}
@@ -93,6 +161,25 @@ func withConfig(opts Options) (Options, error) {
 			"this build does not support these keys of moat.yaml: %s", strings.Join(refused, ", "))
 	}
 	return opts, nil
+}
+
+// honours tells whether a value is one of those that are honoured. What no value is
+// equal to describes them, and is checked by take.
+func (k *configKey) honours(wish config.Wish) bool {
+	return k.only == "" || k.only == config.Text(wish.Value) || strings.HasPrefix(k.only, "without ")
+}
+
+// takeMounts adds the mounts of the Config to those of the caller.
+func takeMounts(o *Options, c *config.Config) error {
+	mounts := slices.Clone(o.Mounts)
+	for _, m := range c.Mounts {
+		if len(m.Exclude) > 0 {
+			return fmt.Errorf("this build cannot hide parts of %s: leave exclude out", m.Source)
+		}
+		mounts = append(mounts, runtime.MountConfig{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+	}
+	o.Mounts = mounts
+	return nil
 }
 
 func takeGrants(o *Options, c *config.Config) error {

@@ -1,7 +1,9 @@
 package manager
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -45,7 +47,7 @@ func TestEveryKeyOfAConfigIsHonouredOrRefusedByName(t *testing.T) {
 		support := ConfigSupport(key.Name)
 		_, err := withConfig(Options{Config: c})
 		switch {
-		case support == "yes" || support == "only "+key.Example:
+		case support == "yes" || support == "only "+key.Example || strings.HasPrefix(support, "only without "):
 			if err != nil {
 				t.Errorf("%s is said to be honoured: %v", key.Name, err)
 			}
@@ -187,5 +189,133 @@ func TestCreateMakesTheRunThatAConfigWants(t *testing.T) {
 	}
 	if _, err := m.Create(t.Context(), Options{Config: parseConfig(t, "ports: {web: 80}\n")}); AsError(err).Code != CodeUnsupported {
 		t.Errorf("a key that is not honoured: %v", err)
+	}
+}
+
+// A run takes what the project and the person want, each below what is over it.
+func TestRunTakesTheProjectsConfiguration(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).withGate()
+	agents := w.manager(func(o *ManagerOptions) { o.ForAgents = true })
+	workspace := workspaceFor(t)
+	project := filepath.Join(workspace, "moat.yaml")
+	write := func(path, text string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(w.home, "config.yaml"), "container: {memory: 256, cpus: 1}\n")
+	write(project, "name: fromproject\ncommand: [sh, -c, echo $WHO]\nenv: {WHO: project}\ncontainer: {memory: 128}\nnetwork: {rules: [example.com]}\n")
+	run := w.create(agents, Options{Workspace: workspace, Project: true, NetworkRules: []string{"first.example"}})
+	if run.Name != "fromproject" || run.MemoryBytes != 128<<20 || run.CPUs != 1 || fmt.Sprint(run.NetworkRules) != "[first.example example.com]" {
+		t.Errorf("made %+v", run)
+	}
+	if err := agents.Start(t.Context(), run.ID, StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.ended(agents, run.ID)
+	if got := output(t, agents, run.ID); got != "project\n" {
+		t.Errorf("it printed %q", got)
+	}
+	for name, tt := range map[string]struct {
+		moat string
+		opts Options
+		code Code // empty where a run is made
+		says string
+	}{
+		"not taken":             {"name: other\n", Options{}, "", ""},
+		"the caller wins":       {"name: other\ncommand: [none]\n", Options{Project: true, Name: "mine", Cmd: shell("true")}, "", ""},
+		"a mistake":             {"naem: x\n", Options{Project: true}, CodeInvalidArgument, "moat.yaml:1:1"},
+		"what is not supported": {"services: {postgres: {}}\ndependencies: [postgres]\n", Options{Project: true}, CodeUnsupported, "moat.yaml:2:15), services ("},
+		"without permission":    {"network:\n  policy: permissive\n", Options{Project: true}, CodePolicyDenied, "serve --allow permissive"},
+		"a port of the host":    {"network: {host: [5432]}\n", Options{Project: true}, CodePolicyDenied, "moat.yaml:1:"},
+		"a grant":               {"grants: [github]\n", Options{Project: true}, CodePolicyDenied, "grant allow github"},
+	} {
+		write(project, tt.moat)
+		tt.opts.Workspace = workspace
+		run, err := agents.Create(t.Context(), tt.opts)
+		if tt.code != "" {
+			if e := AsError(err); err == nil || e.Code != tt.code || !strings.Contains(err.Error()+e.Next, tt.says) {
+				t.Errorf("%s: %+v, %v; want %s with %q", name, run, err, tt.code, tt.says)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if run.Name == "other" || run.MemoryBytes != 256<<20 {
+			t.Errorf("%s: made %+v", name, run)
+		}
+		if err := agents.Destroy(t.Context(), run.ID); err != nil {
+			t.Error(err)
+		}
+	}
+
+	// A mount needs permission also where its source looks like a part of the workspace.
+	shared := t.TempDir()
+	write(filepath.Join(shared, "file"), "from the mount\n")
+	if err := os.Chmod(shared, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(shared, filepath.Join(workspace, "link")); err != nil {
+		t.Fatal(err)
+	}
+	write(project, "command: [sh, -c, cat /shared/file made]\nhooks: {pre_run: echo prepared >made}\nmounts: [{source: link, target: /shared}]\n")
+	if run, err := agents.Create(t.Context(), Options{Workspace: workspace, Project: true}); AsError(err).Code != CodePolicyDenied || !strings.Contains(AsError(err).Next, "--allow mounts") {
+		t.Errorf("a mount: %+v, %v", run, err)
+	}
+	mounting := w.manager(func(o *ManagerOptions) { o.ForAgents, o.Allow = true, []config.Permission{config.AllowMounts} })
+	run = w.started(mounting, Options{Workspace: workspace, Project: true})
+	w.ended(mounting, run.ID)
+	if got := output(t, mounting, run.ID); got != "from the mount\nprepared\n" || fmt.Sprint(run.Command) != "[sh -c cat /shared/file made]" {
+		t.Errorf("%v with a mount and a script before it printed %q", run.Command, got)
+	}
+	for mounts, code := range map[string]Code{
+		"[{source: '~', target: /x}]": CodePolicyDenied, "[{source: /etc, target: /x}]": CodePolicyDenied, "[{source: " + w.home + ", target: /x}]": CodePolicyDenied,
+		"[{source: none, target: /x}]": CodeInvalidArgument, "[{source: link, target: /workspace/x}]": CodeInvalidArgument,
+	} {
+		write(project, "mounts: "+mounts+"\n")
+		if run, err := mounting.Create(t.Context(), Options{Workspace: workspace, Project: true}); AsError(err).Code != code {
+			t.Errorf("mounts %s: %+v, %v; want %s", mounts, run, err, code)
+		}
+	}
+	// What is before the command and fails is the end of the run.
+	write(project, "command: [echo, not this]\nhooks: {pre_run: 'echo before; exit 7'}\n")
+	run = w.started(agents, Options{Workspace: workspace, Project: true})
+	if run = w.ended(agents, run.ID); run.ExitCode == nil || *run.ExitCode != 7 || output(t, agents, run.ID) != "before\n" {
+		t.Errorf("after a failed script: %+v, %q", run, output(t, agents, run.ID))
+	}
+
+	// With permission, and for a person, the same is made.
+	write(project, "network: {policy: permissive, host: [5432]}\n")
+	allowed := w.manager(func(o *ManagerOptions) {
+		o.ForAgents, o.Allow = true, []config.Permission{config.AllowPermissive, config.AllowHost}
+	})
+	for who, m := range map[string]*Manager{"an agent": allowed, "a person": w.manager()} {
+		run, err := m.Create(t.Context(), Options{Workspace: workspace, Project: true})
+		if err != nil || run.Network != NetworkPermissive || fmt.Sprint(run.NetworkRules) != "["+policy.HostName+":5432]" {
+			t.Errorf("for %s: %+v, %v", who, run, err)
+		}
+		if err == nil {
+			err = m.Destroy(t.Context(), run.ID)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	}
+
+	// A link is not followed, not even to a file that the person may read.
+	if err := os.Remove(project); err != nil {
+		t.Fatal(err)
+	}
+	secret := filepath.Join(t.TempDir(), "secret.yaml")
+	write(secret, "name: elsewhere\n")
+	if err := os.Symlink(secret, project); err != nil {
+		t.Fatal(err)
+	}
+	if run, err := agents.Create(t.Context(), Options{Workspace: workspace, Project: true}); AsError(err).Code != CodeInvalidArgument {
+		t.Errorf("through a link: %+v, %v", run, err)
 	}
 }

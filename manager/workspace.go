@@ -2,10 +2,12 @@ package manager
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -56,6 +58,52 @@ func (m *Manager) checkWorkspace(path string) (string, error) {
 	return "", failf(CodePolicyDenied,
 		"name a directory below an allowed root, or ask the person who runs the server to add `--workspace-root "+resolved+"` to `drawbridge serve`",
 		"use the workspace %s: it lies outside the allowed roots (%s)", path, strings.Join(m.opts.WorkspaceRoots, ", "))
+}
+
+// maxMounts bounds the further mounts of one run.
+const maxMounts = 64
+
+// checkMounts resolves what is to be mounted beside the workspace, and refuses what
+// no sandbox may have. Agents need permission also for a part of the workspace: who
+// can write there could put a link in its place, just before it is mounted.
+func (m *Manager) checkMounts(wanted []runtime.MountConfig, workspace string) ([]runtime.MountConfig, error) {
+	if len(wanted) > maxMounts {
+		return nil, failf(CodeInvalidArgument, "", "there are %d mounts, the limit is %d", len(wanted), maxMounts)
+	}
+	if len(wanted) > 0 && m.opts.ForAgents && !slices.Contains(m.opts.Allow, config.AllowMounts) {
+		return nil, failf(CodePolicyDenied, "leave them out, or ask the person who runs the server to start it with `drawbridge serve --allow mounts`", "agents are not allowed to mount %s", wanted[0].Source)
+	}
+	var mounts []runtime.MountConfig
+	for _, mount := range wanted {
+		source, err := sourcePath(mount.Source, workspace)
+		if err == nil {
+			source, err = filepath.EvalSymlinks(source)
+		}
+		if err != nil {
+			return nil, failf(CodeInvalidArgument, "name a file or directory that exists", "mount %s: %v", mount.Source, err)
+		}
+		if reason := m.neverWorkspace(source); reason != "" {
+			return nil, failf(CodePolicyDenied, "name another directory", "mount %s: %s is never mounted", mount.Source, reason)
+		}
+		if target := path.Clean(mount.Target); !path.IsAbs(target) || within(runtime.WorkspacePath, target) {
+			// What is below the workspace would be made there, on the host.
+			return nil, failf(CodeInvalidArgument, "choose an absolute path outside "+runtime.WorkspacePath, "mount %s at %s: no mount can be there", mount.Source, mount.Target)
+		}
+		mounts = append(mounts, runtime.MountConfig{Source: source, Target: path.Clean(mount.Target), ReadOnly: mount.ReadOnly})
+	}
+	return mounts, nil
+}
+
+// sourcePath returns the absolute path that a mount's source means.
+func sourcePath(source, workspace string) (string, error) {
+	if rest, ok := strings.CutPrefix(source+"/", "~/"); ok {
+		home, err := os.UserHomeDir()
+		return filepath.Join(home, rest), err
+	}
+	if filepath.IsAbs(source) {
+		return filepath.Clean(source), nil
+	}
+	return filepath.Join(workspace, source), nil
 }
 
 // checkImage refuses an image that is a path of this machine and lies where no

@@ -19,13 +19,14 @@ import (
 
 // runFlags are the flags of run that need more than storing.
 type runFlags struct {
-	opts    manager.Options
-	env     []string
-	memory  string
-	network string
-	rules   []string
-	learn   bool
-	sandbox string
+	opts      manager.Options
+	env       []string
+	memory    string
+	network   string
+	rules     []string
+	noProject bool
+	learn     bool
+	sandbox   string
 	// nativePaths are directories that a native sandbox sees.
 	nativePaths []string
 	keys        string
@@ -104,6 +105,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.rules, "allow", nil, "rule of what it reaches, e.g. api.example.com; may be repeated, the first that matches decides")
 	flags.StringArrayVarP(&f.opts.Grants, "grant", "g", nil, "grant that it uses, e.g. github; may be repeated")
 	flags.BoolVar(&f.learn, "learn", false, "let through what the rules refuse, and record it for \"drawbridge policy suggest\"")
+	flags.BoolVar(&f.noProject, "ignore-moat-yaml", false, "do not take what moat.yaml of the workspace says")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
 	detachFlag(cmd, &f.keys)
@@ -144,6 +146,7 @@ func parseSandbox(s string) (*bool, error) {
 // parseRun turns the flags into what the manager takes.
 func (a *app) parseRun(f runFlags) (manager.Options, error) {
 	opts := f.opts
+	opts.Project = !f.noProject
 	var err error
 	if opts.Env, err = parseEnv(f.env); err != nil {
 		return opts, err

@@ -8,6 +8,8 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
 	"github.com/drawbridge-mcp/drawbridge/manager"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/mcpserver"
 	"github.com/drawbridge-mcp/drawbridge/tools"
 )
@@ -39,6 +42,7 @@ type serveFlags struct {
 	imageRoots  []string
 	grants      []string
 	limit       []string
+	allow       []string
 	profile     string
 }
 
@@ -84,6 +88,7 @@ directory in which the server was started.`,
 	_ = cmd.MarkFlagDirname("image-root")
 	flags.StringSliceVar(&f.grants, "grants", nil, "grants that runs may use, beside those that \"drawbridge grant allow\" named")
 	flags.StringArrayVar(&f.limit, "network-limit", nil, "network rule beyond which no run reaches anything but the hosts of its grants, whatever its own rules say (repeatable; default no limit)")
+	flags.StringSliceVar(&f.allow, "allow", nil, "what moat.yaml of a workspace may ask for: "+permissionNames())
 	flags.StringVar(&f.profile, "profile", "", "set of grants to use (default $DRAWBRIDGE_PROFILE, or else the one without a name)")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
@@ -268,11 +273,28 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 		return opts, usagef("write a rule as HOST, HOST:PORT, or \"HOST allow|deny METHOD /path\"", "--network-limit: %v", err)
 	}
 	opts.NetworkLimit = f.limit
+	for _, name := range f.allow {
+		if !slices.Contains(config.Permissions, config.Permission(name)) || config.Permission(name) == config.AllowGrants {
+			return opts, usagef("use "+permissionNames(), "unknown --allow %q", name)
+		}
+		opts.Allow = append(opts.Allow, config.Permission(name))
+	}
 	if f.profile != "" {
 		opts.Profile = f.profile
 	}
 	opts.NativePaths, opts.ImageRoots = f.nativePaths, f.imageRoots
 	return opts, nil
+}
+
+// permissionNames lists what --allow takes. Grants have a flag of their own.
+func permissionNames() string {
+	var names []string
+	for _, p := range config.Permissions {
+		if p != config.AllowGrants {
+			names = append(names, string(p))
+		}
+	}
+	return strings.Join(names, ", ")
 }
 
 // workspaceRoots returns the roots, by default the current directory. Desktop

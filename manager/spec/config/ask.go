@@ -24,6 +24,11 @@ const (
 	AllowSessions   Permission = "sessions"   // what agents did in other projects
 )
 
+// Permissions lists them all.
+var Permissions = []Permission{
+	AllowGrants, AllowMounts, AllowPrivileged, AllowBuild, AllowDocker, AllowPermissive, AllowHost, AllowPorts, AllowSecrets, AllowSessions,
+}
+
 // Ask is one thing that needs the person's permission.
 type Ask struct {
 	Permission Permission `json:"permission"`

@@ -80,6 +80,9 @@ func joinMaps[V any](m *merger, at string, low, high map[string]V) map[string]V 
 		joined[k] = v
 	}
 	m.drop(stale)
+	if len(high) > 0 {
+		m.low[at] = m.origin(at) // of the mapping: the highest source that adds to it
+	}
 	for k := range high {
 		m.take(below(at, k), below(at, k))
 	}
@@ -113,6 +116,9 @@ func added[V any](s shape[[]V], id func(V) string, where placement) shape[[]V] {
 			kept = append(kept, v)
 		}
 		m.renumber(at, places)
+		if len(high) > 0 {
+			m.low[at] = m.origin(at)
+		}
 		first := len(kept)
 		if where == before {
 			first = 0

@@ -71,7 +71,8 @@ unknown key or the host ` + "`*.*.example.com`" + `.
 
 ` + "`drawbridge config check`" + ` reports every mistake with its line and the mend. ` + "`drawbridge config explain`" + `
 shows what holds, where each value comes from, and what needs your permission. ` + "`drawbridge config schema`" + `
-prints the JSON Schema, for editors. Neither ` + "`drawbridge run`" + ` nor the tools read the file by themselves yet.
+prints the JSON Schema, for editors. Runs take what is in the file of their workspace; ` + "`drawbridge run --ignore-moat-yaml`" + `
+and ` + "`ignore_moat_yaml`" + ` of the tool ` + "`create_run`" + ` do without it.
 
 The last column says what a run does with a key in this build: a key that is refused makes the creation of
 the run fail with an error that names it. No key is ignored.
