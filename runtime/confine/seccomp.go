@@ -48,6 +48,12 @@ const (
 	familyIPv6    = 10
 	familyNetlink = 16
 
+	protocolICMP   = 1
+	protocolTCP    = 6
+	protocolUDP    = 17
+	protocolICMPv6 = 58
+	protocolMPTCP  = 262
+
 	// ownProcess is how getrlimit(3) and setrlimit(3) name the calling process.
 	ownProcess = 0
 
@@ -97,12 +103,14 @@ var FilterJSON = sync.OnceValues(func() (string, error) {
 
 // Filter returns the filter of every sandbox.
 func Filter() Profile {
-	p := Profile{
-		DefaultAction:   refuse,
-		DefaultErrnoRet: errnoPerm,
-		ArchMap:         archs(),
-		Syscalls:        []Calls{{Names: allowedCalls, Action: allow}},
-	}
+	p := ordinary()
+	p.allowSockets()
+	return p
+}
+
+// ordinary is the filter of every sandbox without the sockets that it may open.
+func ordinary() Profile {
+	p := allowList(allowedCalls)
 	noSys := uint(errnoSys)
 	p.Syscalls = append(p.Syscalls, Calls{Names: absentCalls, Action: refuse, ErrnoRet: &noSys})
 	p.allow("clone", none(0, newSpaces))
@@ -112,9 +120,18 @@ func Filter() Profile {
 	}
 	p.allow("prlimit64", is(0, ownProcess))
 	p.allowModes()
-	p.allowSockets()
 	p.allowIoctls()
 	return p
+}
+
+// allowList returns a filter that allows calls, and refuses all others.
+func allowList(names []string) Profile {
+	return Profile{
+		DefaultAction:   refuse,
+		DefaultErrnoRet: errnoPerm,
+		ArchMap:         archs(),
+		Syscalls:        []Calls{{Names: names, Action: allow}},
+	}
 }
 
 // ModeFilter returns a filter for sandboxes with a kernel of their own. It refuses
@@ -194,16 +211,20 @@ func (p *Profile) allowModes() {
 
 // allowSockets allows the families and protocols of ordinary programs.
 func (p *Profile) allowSockets() {
+	p.allowLocalSockets()
+	for _, protocol := range []uint64{0, protocolTCP, protocolUDP, protocolICMP, protocolMPTCP} {
+		p.allow("socket", is(0, familyIPv4), is(2, protocol))
+	}
+	for _, protocol := range []uint64{0, protocolTCP, protocolUDP, protocolICMPv6, protocolMPTCP} {
+		p.allow("socket", is(0, familyIPv6), is(2, protocol))
+	}
+}
+
+// allowLocalSockets allows the sockets that stay within a sandbox.
+func (p *Profile) allowLocalSockets() {
 	p.allow("socket", is(0, familyUnix))
 	p.allow("socketpair", is(0, familyUnix))
 	p.allow("socket", is(0, familyNetlink), is(2, 0)) // NETLINK_ROUTE
-	const tcp, udp, icmp, icmpv6, mptcp = 6, 17, 1, 58, 262
-	for _, protocol := range []uint64{0, tcp, udp, icmp, mptcp} {
-		p.allow("socket", is(0, familyIPv4), is(2, protocol))
-	}
-	for _, protocol := range []uint64{0, tcp, udp, icmpv6, mptcp} {
-		p.allow("socket", is(0, familyIPv6), is(2, protocol))
-	}
 }
 
 // refusedRequests are the requests of ioctl(2) that reach beyond a descriptor.
