@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -11,9 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The forwarder gives commands the way out that a sandbox without a network has:
-// a proxy on loopback, behind which is the gate's socket. It passes bytes on, and
-// puts the run's token before them, which no command gets to see.
+// The forwarder gives commands the way out that a sandbox has: a proxy on loopback,
+// behind which is the gate's socket, or a relay where the sandbox cannot connect to
+// that. It passes bytes on, and puts the run's token before them, which no command
+// gets to see. A relay is a forwarder too, in a container of its own: it listens on
+// the run's own network and has no token, so that who reaches it without the guest
+// is refused by the gate.
 const (
 	forwardPort    = 3128
 	maxForwarded   = 256      // connections at a time; further ones wait in the backlog
@@ -24,31 +28,30 @@ const (
 
 type forwarder struct {
 	listener *os.File
-	socket   string // of the gate
+	to       hop
 	preamble []byte
 	slots    chan struct{}
 }
 
 // newForwarder listens. From then on connections wait for serve.
-func newForwarder(socket, token string) (*forwarder, error) {
+func newForwarder(on netip.AddrPort, to hop, preamble string) (*forwarder, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err == nil {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
 	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrInet4{Port: forwardPort, Addr: [4]byte{127, 0, 0, 1}})
+		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(on.Port()), Addr: on.Addr().As4()})
 	}
 	if err == nil {
 		err = unix.Listen(fd, forwardBacklog)
 	}
 	if err != nil {
 		_ = unix.Close(fd) // there may be none
-		return nil, fmt.Errorf("listen for the gate on 127.0.0.1:%d: %w", forwardPort, err)
+		return nil, fmt.Errorf("listen for the gate on %s: %w", on, err)
 	}
 	return &forwarder{
-		listener: os.NewFile(uintptr(fd), "forwarder"), socket: socket,
-		preamble: []byte("drawbridge " + token + "\n"),
-		slots:    make(chan struct{}, maxForwarded),
+		listener: os.NewFile(uintptr(fd), "forwarder"), to: to, preamble: []byte(preamble),
+		slots: make(chan struct{}, maxForwarded),
 	}, nil
 }
 
@@ -80,10 +83,11 @@ func (f *forwarder) serve() {
 	}
 }
 
-// forward connects a client to the gate and copies until both directions end.
+// forward connects a client to the next hop and copies until both directions end.
 func (f *forwarder) forward(client *os.File) {
 	defer client.Close()
-	gate, err := f.dial()
+	keepAlive(client)
+	gate, err := f.to.dial()
 	if err != nil {
 		return // the client sees the end of its connection, as where a proxy is down
 	}
@@ -95,23 +99,6 @@ func (f *forwarder) forward(client *os.File) {
 	both.Go(func() { copyHalf(gate, client) })
 	both.Go(func() { copyHalf(client, gate) })
 	both.Wait()
-}
-
-func (f *forwarder) dial() (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	// Blocking: it succeeds, or is refused, at once. Only a full backlog makes
-	// it wait.
-	if err = unix.Connect(fd, &unix.SockaddrUnix{Name: f.socket}); err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		return nil, err
-	}
-	return os.NewFile(uintptr(fd), "gate"), nil
 }
 
 var forwardBuffers = sync.Pool{New: func() any { b := make([]byte, forwardBuffer); return &b }}

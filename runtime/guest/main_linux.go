@@ -33,6 +33,7 @@ const usage = `usage: drawbridge-guest run --socket PATH
        drawbridge-guest read --offset N --limit N -- FILE
        drawbridge-guest write --mode MODE [--parents] [--append] -- FILE
        drawbridge-guest connect HOST PORT
+       drawbridge-guest relay --listen ADDRESS:PORT --socket PATH
        drawbridge-guest version`
 
 // Main runs the program with the arguments after its name and returns its exit
@@ -56,6 +57,8 @@ func Main(args []string) int {
 		return runMain(options)
 	case "exec":
 		return execMain(options, command)
+	case "relay":
+		return relayMain(options)
 	case "kill":
 		return killMain(options["id"])
 	case "read":
@@ -77,7 +80,7 @@ func complain(err error) int {
 // The options of all commands: switches, and those that have a value.
 const (
 	switches = " frames parents append "
-	valued   = " socket start timeout id offset limit mode "
+	valued   = " socket listen start timeout id offset limit mode "
 )
 
 // parseOptions splits "--name value" pairs from the command after "--".

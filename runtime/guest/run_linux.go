@@ -3,6 +3,7 @@ package guest
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -131,7 +132,11 @@ func (r *run) openGate() error {
 	if r.start.Gate == "" {
 		return nil
 	}
-	f, err := newForwarder(r.start.Gate, r.start.GateToken)
+	to, err := gateOf(r.start.Gate, r.start.GateRelay)
+	if err != nil {
+		return err
+	}
+	f, err := newForwarder(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), forwardPort), to, "drawbridge "+r.start.GateToken+"\n")
 	if err != nil {
 		return err
 	}

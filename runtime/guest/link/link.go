@@ -113,6 +113,9 @@ type Start struct {
 	// forwards what commands send to the proxy on loopback. Empty is none.
 	Gate      string
 	GateToken string // what each connection to it begins with
+	// GateRelay is the address and port of a relay that stands for the gate's
+	// socket, where the sandbox cannot connect to that. Empty is none.
+	GateRelay string
 }
 
 // Files are what a guest works on. HandOver does not close them.

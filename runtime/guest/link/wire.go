@@ -104,6 +104,7 @@ func (s Start) encode() []byte {
 	e.flag(s.Kept)
 	e.text(s.Gate)
 	e.text(s.GateToken)
+	e.text(s.GateRelay)
 	return e
 }
 
@@ -115,7 +116,7 @@ func decodeStart(b []byte) (Start, error) {
 		TTY: d.flag(), Rows: d.uint16(), Cols: d.uint16(),
 		Interactive: d.flag(), WaitAttach: d.flag(),
 		Timeout: d.duration(), Grace: d.duration(), LogLimit: int64(d.number(1<<63 - 1)),
-		Kept: d.flag(), Gate: d.text(), GateToken: d.text(),
+		Kept: d.flag(), Gate: d.text(), GateToken: d.text(), GateRelay: d.text(),
 	}
 	return s, d.err("start")
 }
