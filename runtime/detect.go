@@ -25,7 +25,8 @@ type Finding struct {
 	Isolation Isolation // what a new sandbox would get; empty where not available
 	Detail    string    // a note on the isolation, or why it is not available and what mends that; for a person
 	Gate      bool      // a new sandbox can have a Gate
-	GateMend  string    // what to do where it cannot
+	GateNote  string    // how it reaches the Gate, where that is not the usual way
+	GateMend  string    // what to do where it cannot have one, or could reach it better
 }
 
 // Probe looks whether one driver is usable here. Drivers are values to this
@@ -55,7 +56,7 @@ func ProbeOf(driver Runtime) Probe {
 		if can.Mend != "" {
 			detail += "; " + can.Mend
 		}
-		return Finding{Available: true, Isolation: can.Isolation, Detail: detail, Gate: can.Gate, GateMend: can.GateMend}, nil
+		return Finding{Available: true, Isolation: can.Isolation, Detail: detail, Gate: can.Gate, GateNote: can.GateNote, GateMend: can.GateMend}, nil
 	}}
 }
 

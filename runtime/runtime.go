@@ -56,8 +56,12 @@ const (
 	LabelRole = "drawbridge.role" // what the object is to the run; RoleSandbox for the sandbox itself
 )
 
-// RoleSandbox is the value of LabelRole on the sandbox of a run.
-const RoleSandbox = "sandbox"
+// Values of LabelRole.
+const (
+	RoleSandbox = "sandbox" // the sandbox of a run
+	RoleNetwork = "network" // a network of the run's own
+	RoleRelay   = "relay"   // what leads from that network to the run's gate
+)
 
 // Paths inside every sandbox, the same on every driver.
 const (
@@ -102,8 +106,9 @@ type MountConfig struct {
 	ReadOnly bool
 }
 
-// Gate is the one way out of a sandbox that has no network: a socket of the host,
-// to which the guest forwards what commands send to GateAddress.
+// Gate is the one way out of a sandbox: a socket of the host, to which the guest
+// forwards what commands send to GateAddress. A driver whose sandboxes cannot connect
+// to it may put a relay between, on a network of the run's own.
 type Gate struct {
 	Dir   string // host directory, read-only in the sandbox at GateDir; the host may replace what is in it
 	Token string // what the guest begins each connection with; the command does not see it
@@ -242,10 +247,14 @@ type Capabilities struct {
 	Exec         bool
 	OpenNetwork  bool
 	PublishPorts bool
-	// Gate says that sandboxes can have one. GateMend is what a person can do
-	// where they cannot.
+	// Gate says that sandboxes can have one. GateNote says how they reach it
+	// where it is not by its own socket. GateMend is what a person can do where
+	// they cannot have one, or where there is a better way than that of GateNote.
 	Gate     bool
+	GateNote string
 	GateMend string
+	// GateSockets says that commands can connect to sockets in Gate.Dir.
+	GateSockets bool
 	// CloseInput says that the standard input of a run without a terminal can
 	// be closed while it runs on.
 	CloseInput bool
@@ -374,7 +383,9 @@ type Runtime interface {
 	Stats(ctx context.Context, h Handle) (Stats, error)
 	// Recover reports on a sandbox by its handle, whoever made it.
 	Recover(ctx context.Context, h Handle) (Status, error)
-	// List returns the backend's objects that carry all of labels.
+	// List returns the backend's objects that carry all of labels. The handle
+	// of one that is not a sandbox is good for Remove only. They can be removed
+	// in any order; that of the list is the best.
 	List(ctx context.Context, labels map[string]string) ([]Object, error)
 	// Close releases the driver's own resources. Sandboxes go on.
 	Close() error

@@ -275,8 +275,12 @@ make_engine_bridge() {
 write_engine_config() {
   local dir=$1 runtimes='' runsc
   if runsc=$(command -v runsc); then
+    # Also as where it does not pass sockets of the host.
     runtimes=",
-  \"runtimes\": {\"runsc\": {\"path\": \"$runsc\", \"runtimeArgs\": [\"--platform=systrap\", \"--oci-seccomp\", \"--host-uds=open\"]}}"
+  \"runtimes\": {
+    \"runsc\": {\"path\": \"$runsc\", \"runtimeArgs\": [\"--platform=systrap\", \"--oci-seccomp\", \"--host-uds=open\"]},
+    \"runsc-closed\": {\"path\": \"$runsc\", \"runtimeArgs\": [\"--platform=systrap\", \"--oci-seccomp\"]}
+  }"
   fi
   # In a file of its own, since flags clash with what /etc/docker/daemon.json sets.
   cat >"$dir/daemon.json" <<JSON

@@ -52,6 +52,10 @@ type plan struct {
 	// not ours to change.
 	unlabelled bool
 	openFiles  int64
+	attempt    string // which call of Create it is
+	runc       string // the engine's name for runc; empty is its default
+	// network is the run's own, once it has been made; nil where it has none.
+	network *ownNetwork
 }
 
 // check refuses a spec that cannot become a sandbox, before anything is made.
@@ -95,11 +99,12 @@ func check(spec runtime.Spec) error {
 // are those of the guest; env is nil in direct mode, where the environment never
 // passes the engine.
 func (p *plan) config(arguments, env []string) *container.Config {
-	labels := make(map[string]string, len(p.spec.Labels)+5)
+	labels := make(map[string]string, len(p.spec.Labels)+6)
 	maps.Copy(labels, p.spec.Labels)
 	labels[runtime.LabelRun] = p.spec.ID
 	labels[runtime.LabelHome] = p.spec.Home
 	labels[runtime.LabelRole] = runtime.RoleSandbox
+	labels[labelAttempt] = p.attempt
 	labels[labelMode] = string(p.how.mode)
 	labels[labelIsolation] = string(p.how.isolation)
 	input := p.how.mode == modeEngine && (p.spec.Interactive || p.spec.TTY)
@@ -133,7 +138,11 @@ func (p *plan) config(arguments, env []string) *container.Config {
 // hostConfig returns what the host has to do for the container: limits, mounts
 // and everything that stands between the two.
 func (p *plan) hostConfig() (*container.HostConfig, error) {
-	filter, err := confine.FilterJSON()
+	filterJSON := confine.FilterJSON
+	if p.network != nil {
+		filterJSON = confine.StreamFilterJSON
+	}
+	filter, err := filterJSON()
 	if err != nil {
 		return nil, fmt.Errorf("encode the seccomp filter: %w", err)
 	}
@@ -178,6 +187,9 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 	if p.spec.Network == runtime.NetworkOpen {
 		h.NetworkMode = "default"
 		h.PortBindings = p.bindings()
+	}
+	if p.network != nil {
+		p.network.joinHost(h)
 	}
 	return h, nil
 }

@@ -2,6 +2,7 @@ package docker
 
 import (
 	"errors"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,12 +35,15 @@ func testPlan(change func(*plan)) *plan {
 
 func unchanged(*plan) {}
 
+var testNetwork = &ownNetwork{ID: "network", Subnet: netip.MustParsePrefix("198.18.7.16/28"), Relay: "relay"}
+
 func TestHostConfigHardensEverySandbox(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*plan){
 		"direct":       unchanged,
 		"engine":       func(p *plan) { p.how.mode = modeEngine },
 		"open network": func(p *plan) { p.spec.Network = runtime.NetworkOpen },
+		"own network":  func(p *plan) { p.network = testNetwork },
 		"root's workspace": func(p *plan) {
 			p.user = confine.Owner{UID: confine.SandboxID, GID: confine.SandboxID, Mapped: true}
 		},
@@ -74,6 +78,91 @@ func TestHostConfigHardensEverySandbox(t *testing.T) {
 			c := p.config(nil, nil)
 			if strings.HasPrefix(c.User, "0") || c.User == "" {
 				t.Errorf("user %q", c.User)
+			}
+		})
+	}
+}
+
+func TestSidecarsAreShutInLikeSandboxes(t *testing.T) {
+	t.Parallel()
+	p := testPlan(func(p *plan) { p.network, p.runc, p.attempt = testNetwork, "runc", "attempt" })
+	s := sidecar{role: "role", place: 5, image: "image", command: []string{"program", "argument"}, user: "7:8", filter: "{}", memory: 64 << 20, pids: 3, files: 9, cpus: 0.5}
+	h := s.hostConfig(p)
+	if h.Privileged || len(h.CapAdd) > 0 || !slices.Equal(h.CapDrop, []string{"ALL"}) || !h.ReadonlyRootfs || len(h.Tmpfs) > 0 || len(h.PortBindings) > 0 || h.Runtime != "runc" {
+		t.Errorf("it may do more: %+v", h)
+	}
+	if !slices.Equal(h.SecurityOpt, []string{"no-new-privileges", "seccomp={}"}) {
+		t.Errorf("security options %q", h.SecurityOpt)
+	}
+	if h.CgroupnsMode != "private" || h.IpcMode != "private" || h.PidMode != "" || h.NetworkMode != "network" || h.Sysctls["net.ipv4.ip_forward"] != "0" {
+		t.Errorf("name spaces: cgroup %q, ipc %q, pid %q, network %q", h.CgroupnsMode, h.IpcMode, h.PidMode, h.NetworkMode)
+	}
+	if h.Memory != 64<<20 || h.MemorySwap != h.Memory || h.NanoCPUs != 5e8 || *h.PidsLimit != 3 || h.RestartPolicy.Name != "on-failure" {
+		t.Errorf("resources %+v, restart %+v", h.Resources, h.RestartPolicy)
+	}
+	want := map[string]string{runtime.LabelRun: "run_0123456789ab", runtime.LabelHome: "home", runtime.LabelRole: "role", labelAttempt: "attempt"}
+	if c := s.config(p); c.User != "7:8" || len(c.Env) > 0 || len(c.Cmd) > 0 || !cmp.Equal(c.Labels, want) {
+		t.Errorf("it is made as %+v", c)
+	}
+}
+
+// The engine's name server is on each network, and may ask others from outside of it.
+func TestMembersOfANetworkHaveNobodyToAsk(t *testing.T) {
+	t.Parallel()
+	p := testPlan(func(p *plan) { p.network = testNetwork })
+	h, err := p.hostConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(h.DNS, []string{noNameServer}) || !slices.Equal(h.DNSSearch, []string{"."}) || h.NetworkMode != "network" {
+		t.Errorf("network %q, name servers %q, searched %q", h.NetworkMode, h.DNS, h.DNSSearch)
+	}
+	streams, err := confine.StreamFilterJSON()
+	if err != nil || !slices.Contains(h.SecurityOpt, "seccomp="+streams) {
+		t.Errorf("it is not for streams only, %v", err)
+	}
+	for api, hardware := range map[string]string{"1.41": "", "1.44": "02:42:c6:12:07:13", "1.51": "02:42:c6:12:07:13"} {
+		if got := testNetwork.join(placeSandbox, api).EndpointsConfig["network"]; got.IPAMConfig.IPv4Address != "198.18.7.19" || got.MacAddress != hardware {
+			t.Errorf("by API %s the sandbox is at %s, %s", api, got.IPAMConfig.IPv4Address, got.MacAddress)
+		}
+	}
+	if got := p.gateAddress(); got != "198.18.7.18:3128" {
+		t.Errorf("the relay is at %s", got)
+	}
+}
+
+func TestFactsChooseTheWayToTheGate(t *testing.T) {
+	t.Parallel()
+	here := facts{sameKernel: true, runc: "runc"}
+	with := func(change func(*facts)) *facts {
+		f := here
+		change(&f)
+		return &f
+	}
+	for name, test := range map[string]struct {
+		facts *facts
+		force bool
+		want  way
+		mend  string
+	}{
+		"runc":                                   {&here, false, waySocket, ""},
+		"forced streams":                         {&here, true, wayRelay, "--runtime native"},
+		"another machine":                        {&facts{runc: "runc"}, false, wayNone, "runs here"},
+		"another machine with gVisor":            {&facts{runc: "runc", runsc: "runsc", sockets: true}, false, wayNone, "runs here"},
+		"SELinux":                                {with(func(f *facts) { f.relabels = true }), false, wayNone, "runs here"},
+		"gVisor that passes sockets":             {with(func(f *facts) { f.runsc, f.sockets = "runsc", true }), false, waySocket, ""},
+		"gVisor that filters":                    {with(func(f *facts) { f.runsc, f.filters = "runsc", true }), false, wayRelay, hostSockets},
+		"gVisor where the kernel checks sources": {with(func(f *facts) { f.runsc, f.sources = "runsc", true }), false, wayRelay, hostSockets},
+		"gVisor where nothing keeps datagrams":   {with(func(f *facts) { f.runsc = "runsc" }), false, wayNone, hostSockets},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := (&Driver{options: Options{EngineStreams: test.force}}).isolation(test.facts)
+			if err != nil || got.gate.way != test.want || !strings.Contains(got.gate.mend, test.mend) || (got.gate.note != "") != (test.want == wayRelay) {
+				t.Errorf("got %+v, %v", got.gate, err)
+			}
+			if test.want != waySocket && got.gate.mend == "" {
+				t.Error("it does not say what mends it")
 			}
 		})
 	}
@@ -199,11 +288,21 @@ func TestSandboxOptionDecidesOnGVisor(t *testing.T) {
 
 func TestHandleOfAnotherVersionIsRefused(t *testing.T) {
 	t.Parallel()
-	good, err := (&handle{ID: "c", Mode: modeDirect}).encode()
+	good, err := (&handle{ID: "c", Mode: modeEngine, Network: testNetwork}).encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := decodeHandle(good); err != nil {
+	if got, err := decodeHandle(good); err != nil || *got.Network != *testNetwork {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	part, err := (&handle{Part: runtime.RoleNetwork, Network: testNetwork}).encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decodeHandle(part); !errors.Is(err, runtime.ErrUnsupported) {
+		t.Errorf("a network is taken for a sandbox: %v", err)
+	}
+	if _, err := decodeObject(part); err != nil {
 		t.Error(err)
 	}
 	for _, bad := range []string{"", "{}", `{"v":2,"id":"c","mode":"direct"}`, `{"v":1,"id":"","mode":"direct"}`, `{"v":1,"id":"c","mode":"other"}`} {

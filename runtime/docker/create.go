@@ -12,6 +12,7 @@ import (
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/container"
+	"github.com/docker/docker/api/types/network"
 	"go.uber.org/zap"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -20,7 +21,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
-// labelAttempt tells which call of Create made a container, so that a call whose
+// labelAttempt tells which call of Create made an object, so that a call whose
 // answer got lost can tell its own from another's of the same name.
 const labelAttempt = "drawbridge.docker.attempt"
 
@@ -51,6 +52,12 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 	if err := p.prepare(h); err != nil {
 		return nil, err
 	}
+	if p.needsRelay() {
+		if err := d.makeRelay(ctx, p, &undo); err != nil {
+			return nil, err
+		}
+		h.Network = p.network
+	}
 	env, err := d.make(ctx, p, h, &undo)
 	if err != nil {
 		return nil, err
@@ -77,8 +84,11 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	if spec.Gate != nil && how.gate != "" {
-		return nil, fmt.Errorf("give the sandbox a gate: %w: %s", runtime.ErrUnsupported, how.gate)
+	if spec.Gate != nil && how.gate.way == wayNone {
+		return nil, fmt.Errorf("give the sandbox a gate: %w: %s", runtime.ErrUnsupported, how.gate.mend)
+	}
+	if spec.Gate != nil && how.gate.way == wayRelay && spec.Network == runtime.NetworkOpen {
+		return nil, fmt.Errorf("give the sandbox a gate and an open network: %w: %s; ask for one of the two", runtime.ErrUnsupported, how.gate.note)
 	}
 	user, err := confine.WorkspaceOwner(spec.Workspace)
 	if err != nil {
@@ -96,7 +106,10 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &plan{spec: spec, how: how, user: user, guest: guest, keepUsers: f.remaps, unlabelled: f.relabels, openFiles: openFilesFor(f)}, nil
+	return &plan{
+		spec: spec, how: how, user: user, guest: guest, attempt: rand.Text(), runc: f.runc,
+		keepUsers: f.remaps, unlabelled: f.relabels, openFiles: openFilesFor(f),
+	}, nil
 }
 
 // handle returns the handle as far as it is known before the container exists.
@@ -162,7 +175,7 @@ func (p *plan) guestCall() (arguments, env []string, err error) {
 	if p.spec.Gate != nil {
 		// The command can read it there. It is no use to it: what it can reach
 		// with the token it reaches through the guest.
-		s.Gate, s.GateToken = runtime.GateSocket, p.spec.Gate.Token
+		s.Gate, s.GateToken, s.GateRelay = runtime.GateSocket, p.spec.Gate.Token, p.gateAddress()
 	}
 	start, err := link.EncodeStart(s)
 	if err != nil {
@@ -182,8 +195,10 @@ func (d *Driver) make(ctx context.Context, p *plan, h *handle, undo *releases) (
 	if err != nil {
 		return nil, err
 	}
-	config := p.config(arguments, env)
-	config.Labels[labelAttempt] = rand.Text()
+	asked := newContainer{name: p.spec.ID, config: p.config(arguments, env), host: host}
+	if p.network != nil {
+		asked.network = p.network.join(placeSandbox, d.cli.ClientVersion())
+	}
 
 	type image struct {
 		env []string
@@ -198,24 +213,43 @@ func (d *Driver) make(ctx context.Context, p *plan, h *handle, undo *releases) (
 		env, err := d.imageEnv(ctx, p.spec.Image)
 		looked <- image{env, err}
 	}()
-	call, cancel := d.boundedWork(ctx)
-	defer cancel()
-	made, err := d.cli.ContainerCreate(call, config, host, nil, nil, p.spec.ID)
+	h.ID, err = d.makeContainer(ctx, p, asked, undo)
 	look := <-looked
 	if err != nil {
-		return nil, d.createFailed(ctx, p, err, config.Labels[labelAttempt])
-	}
-	h.ID = made.ID
-	undo.push(func() error { return d.removeAfterwards(ctx, made.ID) })
-	for _, warning := range made.Warnings {
-		d.log.Warn("the engine warns about a sandbox", zap.String("run", p.spec.ID), zap.String("warning", warning))
+		return nil, err
 	}
 	return look.env, look.err
 }
 
+// newContainer is what the engine is asked to make.
+type newContainer struct {
+	name    string
+	config  *container.Config
+	host    *container.HostConfig
+	network *network.NetworkingConfig // nil where it has none of its own
+}
+
+// makeContainer makes one container of a run and returns its ID.
+func (d *Driver) makeContainer(ctx context.Context, p *plan, c newContainer, undo *releases) (string, error) {
+	call, cancel := d.boundedWork(ctx)
+	defer cancel()
+	made, err := d.cli.ContainerCreate(call, c.config, c.host, c.network, nil, c.name)
+	if err != nil {
+		return "", d.createFailed(ctx, p, c.name, err)
+	}
+	undo.push(func() error { return d.removeAfterwards(ctx, made.ID) })
+	for _, warning := range made.Warnings {
+		if c.network != nil && strings.Contains(warning, "forwarding is disabled") {
+			continue // there is nothing to forward on a run's own network
+		}
+		d.log.Warn("the engine warns about a container", zap.String("container", c.name), zap.String("warning", warning))
+	}
+	return made.ID, nil
+}
+
 // createFailed turns the engine's refusal into an error, and removes a container
 // that was made although the answer did not arrive.
-func (d *Driver) createFailed(ctx context.Context, p *plan, err error, attempt string) error {
+func (d *Driver) createFailed(ctx context.Context, p *plan, name string, err error) error {
 	if cerrdefs.IsNotFound(err) {
 		return imageMissing(p.spec.Image, err)
 	}
@@ -229,8 +263,8 @@ func (d *Driver) createFailed(ctx context.Context, p *plan, err error, attempt s
 	// Whether the engine made it is not known.
 	late, cancel := afterwards(ctx, d.options.CallTimeout)
 	defer cancel()
-	found, err := d.cli.ContainerInspect(late, p.spec.ID)
-	if err == nil && found.Config != nil && found.Config.Labels[labelAttempt] == attempt {
+	found, err := d.cli.ContainerInspect(late, name)
+	if err == nil && found.Config != nil && found.Config.Labels[labelAttempt] == p.attempt {
 		return errors.Join(failed, d.removeAfterwards(ctx, found.ID))
 	}
 	return failed

@@ -21,6 +21,10 @@
 // published ports on the loopback address only. The engine's own facts that a
 // container sees in /proc are masked where that breaks nothing (masked.go).
 //
+// A sandbox that has a gate reaches it by a socket that is mounted in, and has no
+// network. Where the engine's runtime does not pass sockets, the run gets an internal
+// network of its own (network.go) with a relay to the gate's socket on it (relay.go).
+//
 // What it does not do: it does not bound what a run writes to its workspace, it
 // does not filter an open network, and it does not pull images by itself.
 //
@@ -71,8 +75,8 @@ type Options struct {
 	// CallTimeout bounds one call to the engine, twice of it those that make
 	// the engine work (create, start, remove). Zero is 30 seconds.
 	CallTimeout time.Duration
-	// EngineStreams forces engine mode, which is otherwise chosen where it is
-	// the only one that works.
+	// EngineStreams forces engine mode, and a relay to the gate, which are
+	// otherwise chosen where nothing else works.
 	EngineStreams bool
 }
 

@@ -32,6 +32,7 @@ type facts struct {
 	runsc      string // name of the gVisor runtime, empty if there is none
 	filters    bool   // that runtime applies the seccomp filter that it is given
 	sockets    bool   // and passes sockets of the host on
+	sources    bool   // this machine's kernel checks where packets come from
 	runc       string // name of the runc runtime, empty for the engine's default
 	remaps     bool   // the engine maps the users of containers by default
 	sameKernel bool   // containers run on this machine's kernel and see its files
@@ -80,8 +81,10 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		OpenNetwork:  true,
 		PublishPorts: true,
 		CloseInput:   how.mode == modeDirect,
-		Gate:         how.gate == "",
-		GateMend:     how.gate,
+		Gate:         how.gate.way != wayNone,
+		GateNote:     how.gate.note,
+		GateMend:     how.gate.mend,
+		GateSockets:  how.gate.way == waySocket,
 	}, nil
 }
 
@@ -119,6 +122,7 @@ func (d *Driver) facts(ctx context.Context) (*facts, error) {
 	if err != nil {
 		return nil, err
 	}
+	f.sources = f.sameKernel && checksSources()
 	f.at = time.Now()
 	d.mu.Lock()
 	d.known = f
@@ -197,26 +201,21 @@ type chosen struct {
 	note      string // short: it is part of every answer about a run
 	mend      string // what a person can do about it
 	mode      mode
-	// gate is why a sandbox cannot have one, and what to do; empty if it can.
-	gate string
+	gate      gatePath
 }
 
 // ociSeccomp makes gVisor apply the seccomp filter of a container, which it ignores
 // otherwise because its own kernel is what protects the host.
 const ociSeccomp = "--oci-seccomp"
 
-// hostSockets makes gVisor pass sockets of the host into a container, one of which
-// is the gate's.
-const hostSockets = "--host-uds=open"
-
 // registerRunsc is how a person gets gVisor into an engine.
 const registerRunsc = `install runsc (https://gvisor.dev/docs/user_guide/install), put {"runtimes":{"runsc":{"path":"/usr/local/bin/runsc","runtimeArgs":["--platform=systrap","--oci-seccomp","--host-uds=open"]}}} into /etc/docker/daemon.json, and reload the engine with ` + "`systemctl reload docker`"
 
 // isolation chooses what stands between a new sandbox and the host.
 func (d *Driver) isolation(f *facts) (chosen, error) {
-	c := chosen{mode: modeEngine, gate: "this engine cannot pass a socket of this machine into a container; use one that runs here, or --runtime native"}
+	c := chosen{mode: modeEngine}
 	if f.direct() && !d.options.EngineStreams {
-		c.mode, c.gate = modeDirect, ""
+		c.mode = modeDirect
 	}
 	want := d.options.Sandbox
 	switch {
@@ -226,9 +225,7 @@ func (d *Driver) isolation(f *facts) (chosen, error) {
 			c.note = "gVisor is registered without " + ociSeccomp + ": the sandbox can leave set-user-ID files in its workspace"
 			c.mend = "add " + ociSeccomp + " to the runtimeArgs of " + f.runsc + " in /etc/docker/daemon.json"
 		}
-		if c.gate == "" && !f.sockets {
-			c.gate = "gVisor is registered without " + hostSockets + "; add that to the runtimeArgs of " + f.runsc + " in /etc/docker/daemon.json and reload the engine with `systemctl reload docker`, or use --runtime native"
-		}
+		c.gate = d.gatePath(f, &c)
 		return c, nil
 	case want != nil && *want:
 		return chosen{}, fmt.Errorf("make a sandbox with gVisor: this Docker engine does not offer it: %w; %s, or do without it with --sandbox none", runtime.ErrUnavailable, registerRunsc)
@@ -245,6 +242,7 @@ func (d *Driver) isolation(f *facts) (chosen, error) {
 		c.note += " (a virtual machine that it shares with the engine's other containers)"
 	}
 	c.runtime, c.isolation = f.runc, runtime.IsolationRunc
+	c.gate = d.gatePath(f, &c)
 	return c, nil
 }
 

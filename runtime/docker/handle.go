@@ -23,7 +23,7 @@ const handleVersion = 1
 // handle is what a runtime.Handle of this driver holds.
 type handle struct {
 	V           int               `json:"v"`
-	ID          string            `json:"id"`               // of the container
+	ID          string            `json:"id"`               // of the container; empty for a network
 	Run         string            `json:"run"`              // ID of the run
 	Engine      string            `json:"engine,omitempty"` // where it answers, as DOCKER_HOST has it
 	Dir         string            `json:"dir,omitempty"`    // Spec.Dir
@@ -35,6 +35,9 @@ type handle struct {
 	TTY         bool              `json:"tty,omitempty"`
 	Interactive bool              `json:"interactive,omitempty"`
 	Ports       map[string]int    `json:"ports,omitempty"` // endpoint name to port in the sandbox
+	// Part is the role of what is not a sandbox and was found by List.
+	Part    string      `json:"part,omitempty"`
+	Network *ownNetwork `json:"network,omitempty"`
 }
 
 func (h *handle) encode() (runtime.Handle, error) {
@@ -46,16 +49,29 @@ func (h *handle) encode() (runtime.Handle, error) {
 	return data, nil
 }
 
+// decodeHandle reads the handle of a sandbox.
 func decodeHandle(data runtime.Handle) (*handle, error) {
+	h, err := decodeObject(data)
+	if err != nil {
+		return nil, err
+	}
+	if h.Part != "" {
+		return nil, fmt.Errorf("use the %s of %s as a sandbox: %w: it can be removed and no more", h.Part, h.Run, runtime.ErrUnsupported)
+	}
+	if h.ID == "" || (h.Mode != modeDirect && h.Mode != modeEngine) {
+		return nil, errors.New("read the handle of a Docker sandbox: it names no container")
+	}
+	return h, nil
+}
+
+// decodeObject reads the handle of any object of a run.
+func decodeObject(data runtime.Handle) (*handle, error) {
 	var h handle
 	if err := json.Unmarshal(data, &h); err != nil {
 		return nil, fmt.Errorf("read the handle of a Docker sandbox: %w", err)
 	}
 	if h.V != handleVersion {
 		return nil, fmt.Errorf("read the handle of a Docker sandbox: its version is %d, not %d: %w; use the drawbridge that made it", h.V, handleVersion, runtime.ErrUnsupported)
-	}
-	if h.ID == "" || (h.Mode != modeDirect && h.Mode != modeEngine) {
-		return nil, errors.New("read the handle of a Docker sandbox: it names no container")
 	}
 	return &h, nil
 }

@@ -13,7 +13,8 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
-// List returns the containers that carry all of labels.
+// List returns the containers and networks that carry all of labels, containers
+// first.
 func (d *Driver) List(ctx context.Context, labels map[string]string) ([]runtime.Object, error) {
 	if _, err := d.facts(ctx); err != nil {
 		return nil, err
@@ -36,7 +37,11 @@ func (d *Driver) List(ctx context.Context, labels map[string]string) ([]runtime.
 		}
 		objects = append(objects, object)
 	}
-	return objects, nil
+	networks, err := d.listNetworks(ctx, args)
+	if err != nil {
+		return nil, err
+	}
+	return append(objects, networks...), nil
 }
 
 // object describes a container that was found. Its handle is the one that Create
@@ -49,6 +54,9 @@ func object(c *container.Summary) (runtime.Object, error) {
 		Run:       c.Labels[runtime.LabelRun],
 		Mode:      mode(c.Labels[labelMode]),
 		Isolation: runtime.Isolation(c.Labels[labelIsolation]),
+	}
+	if role := c.Labels[runtime.LabelRole]; role != runtime.RoleSandbox {
+		h.Part = role
 	}
 	for _, m := range c.Mounts {
 		if m.Destination == runtime.GuestSocket {

@@ -57,9 +57,14 @@ func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.Star
 			return fmt.Errorf("start the command of %s: %w", h.Run, confine.CannotMap(h.Mapped, err))
 		}
 	}
-	if h.Mode == modeDirect {
+	if h.Network != nil {
+		err = d.startSidecar(ctx, h.Run, h.Network.Relay)
+	}
+	switch {
+	case err != nil:
+	case h.Mode == modeDirect:
 		err = d.startDirect(ctx, h, opts)
-	} else {
+	default:
 		err = d.startEngine(ctx, h, opts)
 	}
 	if h.Mapped != "" {

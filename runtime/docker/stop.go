@@ -9,9 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	cerrdefs "github.com/containerd/errdefs"
-	"github.com/docker/docker/api/types/container"
-
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
@@ -71,7 +68,7 @@ func (d *Driver) kill(ctx context.Context, h *handle, sig syscall.Signal) error 
 		if err == nil || !strings.Contains(err.Error(), "paused") {
 			return d.fail(ctx, err, "send signal %d to the sandbox of %s", sig, h.Run)
 		}
-		if err := d.unpause(ctx, h); err != nil {
+		if err := d.unpause(ctx, h.ID); err != nil {
 			return err
 		}
 	}
@@ -80,14 +77,14 @@ func (d *Driver) kill(ctx context.Context, h *handle, sig syscall.Signal) error 
 
 // unpause lets a frozen container go on: somebody used the engine directly, and
 // nothing that is frozen can end.
-func (d *Driver) unpause(ctx context.Context, h *handle) error {
+func (d *Driver) unpause(ctx context.Context, id string) error {
 	call, cancel := d.bounded(ctx)
 	defer cancel()
-	err := d.cli.ContainerUnpause(call, h.ID)
+	err := d.cli.ContainerUnpause(call, id)
 	if err != nil && strings.Contains(err.Error(), "not paused") {
 		return nil
 	}
-	return d.fail(ctx, err, "let the sandbox of %s go on", h.Run)
+	return d.fail(ctx, err, "let the container %s go on", id)
 }
 
 // Stop ends the command: SIGTERM unless grace is zero, after grace SIGKILL from the guest, which
@@ -186,46 +183,4 @@ func (d *Driver) hasEnded(ctx context.Context, h *handle) (bool, error) {
 		return false, err
 	}
 	return h.phase(state, said) != runtime.PhaseRunning, nil
-}
-
-// Remove removes the container, whatever it does, and the driver's files.
-func (d *Driver) Remove(ctx context.Context, rh runtime.Handle) error {
-	h, err := decodeHandle(rh)
-	if err != nil {
-		return err
-	}
-	if _, err := d.facts(ctx); err != nil {
-		return err
-	}
-	work, cancel := d.boundedWork(ctx)
-	defer cancel()
-	for {
-		err := d.cli.ContainerRemove(work, h.ID, container.RemoveOptions{Force: true, RemoveVolumes: true})
-		if cerrdefs.IsNotFound(err) {
-			if err := d.elsewhere(h, fmt.Errorf("%w", runtime.ErrNotFound)); !errors.Is(err, runtime.ErrNotFound) {
-				return err
-			}
-			break
-		}
-		if err == nil {
-			break
-		}
-		if !cerrdefs.IsConflict(err) {
-			return d.fail(ctx, err, "remove the sandbox of %s", h.Run)
-		}
-		// Another call is removing it, or it is paused. The first needs
-		// time, the second help.
-		if strings.Contains(err.Error(), "paused") {
-			if err := d.unpause(work, h); err != nil {
-				return err
-			}
-		}
-		if host.Sleep(work, createdLook) != nil {
-			return d.fail(ctx, errors.Join(err, work.Err()), "remove the sandbox of %s", h.Run)
-		}
-	}
-	if err := removeFiles(h); err != nil {
-		return fmt.Errorf("remove the sandbox of %s: %w", h.Run, err)
-	}
-	return nil
 }

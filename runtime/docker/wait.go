@@ -45,6 +45,9 @@ func (d *Driver) Wait(ctx context.Context, rh runtime.Handle) (runtime.Exit, err
 			}
 		})
 	}
+	if h.Network != nil {
+		watchers.Go(func() { d.keepRelay(watch, h) })
+	}
 	stopped := make(chan error, 1)
 	watchers.Go(func() { stopped <- d.watchEngine(watch, h) })
 	select {
@@ -144,21 +147,8 @@ func (e *exitCode) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 // watchEngine returns an *exitCode when the container has stopped after its
 // command was started, or what went wrong.
 func (d *Driver) watchEngine(ctx context.Context, h *handle) error {
-	for {
-		state, err := d.state(ctx, h)
-		if err != nil {
-			return err
-		}
-		said, err := d.guestStatus(ctx, h, state)
-		if err != nil {
-			return err
-		}
-		if h.phase(state, said) != runtime.PhaseCreated {
-			break
-		}
-		if err := host.Sleep(ctx, createdLook); err != nil {
-			return err
-		}
+	if err := d.awaitStarted(ctx, h); err != nil {
+		return err
 	}
 	results, failures := d.cli.ContainerWait(ctx, h.ID, container.WaitConditionNotRunning)
 	select {
@@ -171,5 +161,25 @@ func (d *Driver) watchEngine(ctx context.Context, h *handle) error {
 		return d.fail(ctx, err, "wait for the sandbox of %s", h.Run)
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// awaitStarted returns when the command has been started, nil also if it has ended.
+func (d *Driver) awaitStarted(ctx context.Context, h *handle) error {
+	for {
+		state, err := d.state(ctx, h)
+		if err != nil {
+			return err
+		}
+		said, err := d.guestStatus(ctx, h, state)
+		if err != nil {
+			return err
+		}
+		if h.phase(state, said) != runtime.PhaseCreated {
+			return nil
+		}
+		if err := host.Sleep(ctx, createdLook); err != nil {
+			return err
+		}
 	}
 }

@@ -120,12 +120,13 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		return runtime.Capabilities{}, err
 	}
 	can := runtime.Capabilities{
-		Isolation:  e.isolation,
-		TTY:        true,
-		Resize:     true,
-		Exec:       true,
-		CloseInput: true,
-		Gate:       true,
+		Isolation:   e.isolation,
+		TTY:         true,
+		Resize:      true,
+		Exec:        true,
+		CloseInput:  true,
+		Gate:        true,
+		GateSockets: true,
 	}
 	if e.isolation == runtime.IsolationRunc {
 		can.Note = "gVisor was refused: the host's kernel is shared"

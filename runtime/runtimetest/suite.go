@@ -89,6 +89,18 @@ func Run(t *testing.T, h Harness) {
 	}
 }
 
+// Gate runs the part of the suite that is about the way to the gate.
+func Gate(t *testing.T, h Harness) {
+	t.Helper()
+	s := &suite{Harness: h}
+	driver := s.driver(t)
+	var err error
+	if s.can, err = driver.Capabilities(s.ctx(t)); err != nil {
+		Missing(t, "the driver is not usable here: %v", err)
+	}
+	s.testGate(t)
+}
+
 // ctx returns a context that ends with the suite's patience.
 func (s *suite) ctx(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)

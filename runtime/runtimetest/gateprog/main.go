@@ -78,6 +78,12 @@ func do(s *plan.Step, r *plan.Result) error {
 		defer cancel()
 		_, err := net.DefaultResolver.LookupHost(ctx, s.Address)
 		return err
+	case "scan":
+		return scan(s, r)
+	case "shout":
+		return shout(s)
+	case "ask":
+		return ask(s, r)
 	case "socket":
 		fd, err := syscall.Socket(s.Numbers[0], s.Numbers[1], s.Numbers[2])
 		if err == nil {

@@ -11,6 +11,11 @@ type Step struct {
 	//   - "dial": connect to Address
 	//   - "query": send a question of the name service to Address, by UDP
 	//   - "resolve": look Address up, as programs do
+	//   - "scan": connect to all addresses and networks of Address, which commas
+	//     separate, at the ports of Numbers, from one to another in pairs, and list
+	//     who answers
+	//   - "shout": send Send to Address, by UDP and from Device
+	//   - "ask": look Address up at the name server Connect, by TCP
 	//   - "socket": open a socket of Numbers: family, type, protocol
 	//   - "sockets": list the Unix sockets in the file system and in the table of
 	//     mounts
@@ -21,6 +26,7 @@ type Step struct {
 	Do      string      `json:"do,omitempty"`
 	Address string      `json:"address,omitempty"`
 	Numbers []int       `json:"numbers,omitempty"`
+	Device  string      `json:"device,omitempty"`  // the interface that a "scan" or "shout" binds to
 	Connect string      `json:"connect,omitempty"` // the target of a CONNECT before all else
 	TLS     *string     `json:"tls,omitempty"`     // speak TLS, with this server name
 	Headers [][2]string `json:"headers,omitempty"` // of one request by HTTP/2, as they are
