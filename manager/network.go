@@ -103,6 +103,9 @@ func (m *Manager) chooseNetwork(ctx context.Context, driver runtime.Runtime, opt
 			return err
 		}
 		able, mend = can.Gate, can.GateMend
+		if able && !can.GateSockets && slices.ContainsFunc(opts.Grants, sshagent.IsGrant) {
+			return failf(CodeUnsupported, mend, "SSH grants need a socket in the sandbox, which %s cannot pass: %s", driver.Type(), can.GateNote)
+		}
 	}
 	if err := m.checkGrants(opts.Grants); err != nil {
 		return err

@@ -149,6 +149,9 @@ func (m *Manager) sweepObjects(ctx context.Context, driver runtime.Runtime) erro
 			errs = append(errs, err)
 			continue
 		}
+		if object.Role != runtime.RoleSandbox {
+			continue // the handle names the sandbox
+		}
 		_, err := m.store.ChangeRun(ctx, object.Run, finalStates, func(row *storage.RunRow) { row.Handle, row.BackendID = nil, "" })
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			errs = append(errs, err)

@@ -32,10 +32,15 @@ func checkRuntimes(ctx context.Context, m *manager.Manager) []finding {
 
 // gateFinding says whether the runs of a driver have a way out.
 func gateFinding(f runtime.Finding) finding {
-	if !f.Gate {
+	const through = "runs reach what their network rules name, and use grants, through the gate"
+	switch {
+	case !f.Gate:
 		return warn("gate", f.GateMend, "runs on %s reach nothing: they cannot have the gate", f.Type)
+	case f.GateNote != "":
+		// It works, so it is no warning, but there is something better.
+		return ok("gate", "%s, by a relay on an internal network of each run: %s; %s", through, f.GateNote, f.GateMend)
 	}
-	return ok("gate", "runs reach what their network rules name, and use grants, through the gate")
+	return ok("gate", "%s, by a socket in the sandbox", through)
 }
 
 // runtimeFinding says what one driver has to offer. That one is not available is no

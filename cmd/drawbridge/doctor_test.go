@@ -82,8 +82,12 @@ func TestDoctorOnHomesThatCannotBeUsed(t *testing.T) {
 
 func TestARuntimeWithoutAGateIsAWarning(t *testing.T) {
 	t.Parallel()
-	if got := gateFinding(runtime.Finding{Type: "docker", Gate: true}); got.Status != statusOK {
+	if got := gateFinding(runtime.Finding{Type: "docker", Gate: true}); got.Status != statusOK || !strings.Contains(got.Detail, "by a socket") {
 		t.Errorf("with a gate: %+v", got)
+	}
+	relay := gateFinding(runtime.Finding{Type: "docker", Gate: true, GateNote: "for this reason", GateMend: "do this"})
+	if relay.Status != statusOK || !strings.Contains(relay.Detail, "by a relay") || !strings.Contains(relay.Detail, "for this reason; do this") {
+		t.Errorf("with a relay: %+v", relay)
 	}
 	if got := gateFinding(runtime.Finding{Type: "docker", GateMend: "do this"}); got.Status != statusWarn || got.Next != "do this" {
 		t.Errorf("without: %+v", got)
