@@ -1,0 +1,133 @@
+package deps
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	diff "github.com/google/go-cmp/cmp"
+)
+
+const referencePath = "../../../docs/dependencies-of-runs.md"
+
+func TestReferenceIsUpToDate(t *testing.T) {
+	t.Parallel()
+	got := referencePage()
+	if *update {
+		if err := os.WriteFile(referencePath, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(referencePath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := diff.Diff(string(want), got); d != "" {
+		t.Errorf("docs/dependencies-of-runs.md is stale; run: go test ./manager/spec/deps -run TestReference -update\n(-file +table):\n%s", d)
+	}
+}
+
+const referenceHead = `# Dependencies of runs
+
+<!-- Generated from the table of package deps by: go test ./manager/spec/deps -run TestReference -update. Do not edit. -->
+
+What a run needs beyond its base image is a list of names, in any order, from which one image is
+made. ` + "`create_run` does not take such a list yet" + `: the list, the recipe and the builder are there, and not
+yet connected.
+
+| written as | |
+| --- | --- |
+| ` + "`node`" + ` | a name of the tables below, in the default version |
+| ` + "`node@22`, `gh@2.50.0`" + ` | a version. A part is enough for those that are listed; others must be complete, and are taken where the column says "and others" |
+| ` + "`npm:PACKAGE`, `pip:PACKAGE`, `uv:PACKAGE`, `cargo:CRATE`, `go:MODULE`" + ` | any package of a registry, with ` + "`@VERSION`" + ` or in the newest version at the time of the build. ` + "`pip:`" + ` goes into one common environment, ` + "`uv:`" + ` is a program with an environment of its own |
+| ` + "`docker:host`, `docker:dind`" + ` | Docker: that of this machine, whose socket makes the run an owner of this machine, or an engine of the run's own |
+
+What an entry needs is added by itself. Asking for one thing in two versions is an error. What is not in
+the tables, and not a package of these registries, belongs into a base image of your own, which must be
+one of Debian's family. The image belongs to root; the run, as always, does not run as root.
+
+What is downloaded is checked before it is installed, with one exception that stands in its row (the
+browsers of Playwright). **A pinned SHA-256** is in Drawbridge's source. **The SHA-256 that its vendor
+publishes beside it** comes from the same place over TLS, and finds damage, not a vendor whose place was
+taken over. Registries and Debian check what they have signed or listed.
+
+Packages without a version, and those of Debian, are as new as the build: an image that was built stays
+as it is. A build is not a run: the code that packages bring for their installation runs as root in a
+container of the engine, with the engine's network.
+`
+
+// referencePage writes the page about all that can be asked for.
+func referencePage() string {
+	var b strings.Builder
+	b.WriteString(referenceHead)
+	for _, section := range []struct {
+		kind  Type
+		title string
+	}{
+		{TypeRuntime, "Languages"}, {TypeTool, "Programs of their vendors"}, {TypePackage, "Packages of Debian"},
+		{TypeNPM, "Packages of npm"}, {TypeGo, "Programs built from Go modules"}, {TypePython, "Programs from PyPI"},
+	} {
+		fmt.Fprintf(&b, "\n## %s\n\n| name | gives | versions, default first | needs | checked by |\n| --- | --- | --- | --- | --- |\n", section.title)
+		for _, e := range ofKind(section.kind) {
+			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", e.name, code(e.programs), versionsOf(e), code(e.requires), checkedBy(e))
+		}
+	}
+	b.WriteString("\n## Several at once\n\n| name | stands for |\n| --- | --- |\n")
+	for _, e := range ofKind(TypeMeta) {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", e.name, code(e.requires))
+	}
+	b.WriteString("\n## Services\n\nContainers beside the sandbox. Their names are known, but no runtime starts them yet.\n\n| name | image | versions, default first |\n| --- | --- | --- |\n")
+	for _, e := range ofKind(TypeService) {
+		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", e.name, e.image, versionsOf(e))
+	}
+	return b.String()
+}
+
+func ofKind(kind Type) []*entry {
+	var found []*entry
+	for _, e := range builtIn {
+		if e.kind == kind && e.name != dockerClient {
+			found = append(found, e)
+		}
+	}
+	slices.SortFunc(found, func(a, b *entry) int { return cmp.Compare(a.name, b.name) })
+	return found
+}
+
+func code(words []string) string {
+	if len(words) == 0 {
+		return ""
+	}
+	return "`" + strings.Join(words, "`, `") + "`"
+}
+
+func versionsOf(e *entry) string {
+	text := strings.Join(append([]string{e.versions.fallback}, e.versions.known...), ", ")
+	if text == "" {
+		text = "that of the base image's system"
+		if e.kind != TypePackage {
+			text = "the newest"
+		}
+	}
+	if e.versions.open != closed {
+		text += ", and others"
+	}
+	return text
+}
+
+func checkedBy(e *entry) string {
+	text := e.how.checked(e.versions.fallback)
+	if how, is := e.how.(archive); is && how.list != "" && how.sums != nil {
+		var pinned []string
+		for _, version := range append([]string{e.versions.fallback}, e.versions.known...) {
+			if how.sums[version] != nil {
+				pinned = append(pinned, version)
+			}
+		}
+		text += " (" + strings.Join(pinned, ", ") + "), or " + how.checked("")
+	}
+	return text
+}
