@@ -13,7 +13,7 @@
 // Exec and following logs last as long as the caller's context allows.
 //
 // The package imports nothing of the manager. Abilities that not every backend
-// has are further interfaces (ImageManager, PortPublisher), found by a type
+// has are further interfaces (ImageManager, ImageBuilder), found by a type
 // assertion; differences in degree are values in Capabilities.
 package runtime
 

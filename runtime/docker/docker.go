@@ -28,6 +28,9 @@
 // What it does not do: it does not bound what a run writes to its workspace, it
 // does not filter an open network, and it does not pull images by itself.
 //
+// Images are built by the engine (build.go), with its isolation and not with the
+// above: what a recipe runs is root in a container of the engine's builder.
+//
 // The image's ENTRYPOINT, CMD, HEALTHCHECK and STOPSIGNAL are not used: what runs
 // is Spec.Command and nothing else. The image's ENV is kept.
 package docker
@@ -78,10 +81,13 @@ type Options struct {
 	// EngineStreams forces engine mode, and a relay to the gate, which are
 	// otherwise chosen where nothing else works.
 	EngineStreams bool
+	// ClassicBuilder has images built by the engine's first builder, which is
+	// otherwise used where there is no BuildKit.
+	ClassicBuilder bool
 }
 
-// Driver implements runtime.Runtime and runtime.ImageManager. All methods are
-// safe for concurrent use.
+// Driver implements runtime.Runtime, runtime.ImageManager and
+// runtime.ImageBuilder. All methods are safe for concurrent use.
 type Driver struct {
 	options Options
 	log     *zap.Logger
@@ -94,11 +100,14 @@ type Driver struct {
 	known *facts
 
 	owners confine.Mapper
+
+	builds flights // of images, by tag
 }
 
 var (
 	_ runtime.Runtime      = (*Driver)(nil)
 	_ runtime.ImageManager = (*Driver)(nil)
+	_ runtime.ImageBuilder = (*Driver)(nil)
 	_ runtime.DirReleaser  = (*Driver)(nil)
 )
 

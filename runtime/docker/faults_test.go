@@ -74,7 +74,7 @@ func bothModes(t *testing.T, test func(t *testing.T, d *Driver)) {
 	}
 }
 
-func soon(t *testing.T) context.Context {
+func soon(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
