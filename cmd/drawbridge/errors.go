@@ -76,8 +76,8 @@ func oneLine(s string) string {
 	return terminal.Line(strings.Join(strings.Fields(s), " "))
 }
 
-// unknownCommand refuses arguments of the root command: they are misspelled
-// subcommands.
+// unknownCommand refuses arguments of a command that has subcommands: they are
+// misspelled ones.
 func unknownCommand(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
@@ -88,9 +88,9 @@ func unknownCommand(cmd *cobra.Command, args []string) error {
 			names = append(names, sub.Name())
 		}
 	}
-	next := "`drawbridge --help` lists the commands"
+	next := "`" + cmd.CommandPath() + " --help` lists the commands"
 	if near := nearest(args[0], names); near != "" {
-		next = "did you mean `drawbridge " + near + "`?"
+		next = "did you mean `" + cmd.CommandPath() + " " + near + "`?"
 	}
 	return usagef(next, "unknown command %q", args[0])
 }
