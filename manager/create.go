@@ -48,6 +48,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	if err == nil {
 		opts, err = withConfig(opts)
 	}
+	if err == nil {
+		opts, err = m.withDependencies(ctx, opts)
+	}
 	if err != nil {
 		return nil, wrapf(err, "create a run")
 	}

@@ -104,6 +104,10 @@ type Options struct {
 	KeepContainer bool           // keep the sandbox after the run has ended, until Destroy
 	Interactive   bool           // keep standard input open
 
+	// Dependencies are what the sandbox has to contain, as package deps reads them:
+	// an image with them is built where the runtime builds images, and otherwise
+	// this machine has to have them.
+	Dependencies []string
 	// PreRun is a script for the sandbox's shell that runs in the workspace before
 	// the command, which does not run if it fails.
 	PreRun string

@@ -24,6 +24,8 @@ type configKey struct {
 // configKeys are the keys that new runs honour. Whatever else a Config says is
 // refused. An option that the caller has set wins over the Config.
 var configKeys = []configKey{
+	{"dependencies", "without docker and services", takeDependencies},
+	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
 	{"mounts", "without exclude", takeMounts},
 	{"hooks.pre_run", "", func(o *Options, c *config.Config) error { fillIn(&o.PreRun, c.Hooks.PreRun); return nil }},
 	{"name", "", func(o *Options, c *config.Config) error { fillIn(&o.Name, c.Name); return nil }},

@@ -227,7 +227,7 @@ func TestRunTakesTheProjectsConfiguration(t *testing.T) {
 		"not taken":             {"name: other\n", Options{}, "", ""},
 		"the caller wins":       {"name: other\ncommand: [none]\n", Options{Project: true, Name: "mine", Cmd: shell("true")}, "", ""},
 		"a mistake":             {"naem: x\n", Options{Project: true}, CodeInvalidArgument, "moat.yaml:1:1"},
-		"what is not supported": {"services: {postgres: {}}\ndependencies: [postgres]\n", Options{Project: true}, CodeUnsupported, "moat.yaml:2:15), services ("},
+		"what is not supported": {"services: {postgres: {}}\ndependencies: [postgres]\n", Options{Project: true}, CodeUnsupported, "services ("},
 		"without permission":    {"network:\n  policy: permissive\n", Options{Project: true}, CodePolicyDenied, "serve --allow permissive"},
 		"a port of the host":    {"network: {host: [5432]}\n", Options{Project: true}, CodePolicyDenied, "moat.yaml:1:"},
 		"a grant":               {"grants: [github]\n", Options{Project: true}, CodePolicyDenied, "grant allow github"},

@@ -13,6 +13,8 @@ const (
 	maxRuleBytes = 2 << 10
 	maxRules     = 200
 
+	maxDependencies = 100
+
 	maxGrantBytes = 128
 	maxGrants     = 32
 )
@@ -36,6 +38,7 @@ func createRunTool() definition {
 			{Name: "network", Kind: Text, Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}, Description: "What it reaches, by HTTP through a proxy that its environment names. strict (default): what network_rules name. permissive: any host on the Internet, except what they deny. none: nothing."},
 			{Name: "network_rules", Kind: TextList, Min: 1, Max: maxRuleBytes, MaxItems: maxRules, Description: "Rules, the first that matches decides: \"HOST\", \"HOST:PORT\", \"*.HOST\", or \"HOST allow|deny METHOD /path\" with * and ** in the path. Example: [\"proxy.golang.org\", \"api.github.com allow GET /repos/**\"]."},
 			{Name: "grants", Kind: TextList, Min: 1, Max: maxGrantBytes, MaxItems: maxGrants, Description: "Grants it uses: its requests to their hosts get a credential on the way, which the run itself never sees. list_grants has those that you may use."},
+			{Name: "dependencies", Kind: TextList, Min: 1, Max: 256, MaxItems: maxDependencies, Description: "What its image has to contain, as in moat.yaml: \"node@22\", \"go\", \"npm:prettier\". docker builds an image where the server allows that; native uses what the host has."},
 			{Name: "ignore_moat_yaml", Kind: Boolean, Description: "Do not take what the workspace's moat.yaml says. By default it fills in what you leave out here, and adds its env, grants and network rules. Default false."},
 			{Name: "interactive", Kind: Boolean, Description: "Keep its standard input open for send_input. Default false."},
 			{Name: "keep", Kind: Boolean, Description: "Keep its sandbox after its end, until destroy. Default false."},
@@ -70,6 +73,7 @@ func handleCreateRun(ctx context.Context, c *call) error {
 		Network:        manager.Network(c.Text("network")),
 		NetworkRules:   c.Texts("network_rules"),
 		Grants:         c.Texts("grants"),
+		Dependencies:   c.Texts("dependencies"),
 		Project:        !c.Bool("ignore_moat_yaml"),
 		Timeout:        seconds(c.Int("timeout_seconds", 0)),
 		MemoryBytes:    c.Int("memory_mb", 0) << 20,

@@ -105,6 +105,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.StringArrayVar(&f.rules, "allow", nil, "rule of what it reaches, e.g. api.example.com; may be repeated, the first that matches decides")
 	flags.StringArrayVarP(&f.opts.Grants, "grant", "g", nil, "grant that it uses, e.g. github; may be repeated")
 	flags.BoolVar(&f.learn, "learn", false, "let through what the rules refuse, and record it for \"drawbridge policy suggest\"")
+	flags.StringArrayVar(&f.opts.Dependencies, "dependency", nil, "what the sandbox has to contain, e.g. node@22 or npm:prettier; may be repeated. Docker builds an image, a native run uses this machine's")
 	flags.BoolVar(&f.noProject, "ignore-moat-yaml", false, "do not take what moat.yaml of the workspace says")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)

@@ -35,8 +35,8 @@ const referenceHead = `# Dependencies of runs
 <!-- Generated from the table of package deps by: go test ./manager/spec/deps -run TestReference -update. Do not edit. -->
 
 What a run needs beyond its base image is a list of names, in any order, from which one image is
-made. ` + "`create_run` does not take such a list yet" + `: the list, the recipe and the builder are there, and not
-yet connected.
+made: ` + "`dependencies` of `create_run` and of `moat.yaml`, and `run --dependency`" + `. Runs have no services and no Docker
+yet.
 
 | written as | |
 | --- | --- |

@@ -1,0 +1,150 @@
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/deps"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
+)
+
+// nativePath is where a native run without an image finds programs.
+var nativePath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"}
+
+// withDependencies returns the options with an image that has what the run depends
+// on, which is built if need be. A native run uses what this machine has.
+func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, error) {
+	wanted := opts.Dependencies
+	opts.Dependencies = nil
+	if len(wanted) == 0 {
+		return opts, nil
+	}
+	list, err := deps.Parse(wanted)
+	if err != nil {
+		return opts, failf(CodeInvalidArgument, "docs/dependencies-of-runs.md lists what there is", "%v", err)
+	}
+	plan, err := deps.Resolve(list)
+	switch {
+	case err != nil:
+		return opts, failf(CodeInvalidArgument, "docs/dependencies-of-runs.md lists what there is", "%v", err)
+	case plan.Docker != "":
+		return opts, failf(CodeUnsupported, "leave docker:"+string(plan.Docker)+" out", "this build gives runs no Docker engine")
+	case len(plan.Services) > 0:
+		return opts, failf(CodeUnsupported, "leave "+plan.Services[0].Name+" out", "this build starts no services beside runs")
+	case plan.Empty():
+		return opts, nil
+	}
+	kind := opts.Runtime
+	if kind == "" {
+		kind = m.drivers.preferred(ctx)
+	}
+	driver, err := m.drivers.get(kind)
+	if err != nil {
+		return opts, err
+	}
+	if builder, builds := driver.(runtime.ImageBuilder); builds {
+		opts.Image, err = m.imageOf(ctx, driver, builder, plan, &opts)
+		return opts, err
+	}
+	if opts.Image != "" {
+		return opts, failf(CodeUnsupported, "name an image that has them, and no dependencies", "the runtime %s adds nothing to an image", kind)
+	}
+	return opts, m.haveOnHost(ctx, plan)
+}
+
+// haveOnHost refuses dependencies that this machine lacks.
+func (m *Manager) haveOnHost(ctx context.Context, plan *deps.Plan) error {
+	dirs := slices.Clone(nativePath)
+	for _, dir := range m.opts.NativePaths {
+		dirs = append(dirs, dir, filepath.Join(dir, "bin"))
+	}
+	items, err := plan.OnHost(ctx, dirs)
+	if err != nil {
+		return wrapf(err, "look for the dependencies on this machine")
+	}
+	var missing, mends []string
+	for _, item := range items {
+		if item.Problem != "" {
+			missing = append(missing, fmt.Sprintf("%s (%s)", item.Dependency, item.Problem))
+			mends = append(mends, item.Get)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return failf(CodeUnsupported, strings.Join(append(mends, "or use the docker runtime, which builds an image"), "; "),
+		"a native run uses the programs of this machine, and it lacks %s", strings.Join(missing, ", "))
+}
+
+// imageOf returns an image with the items of a plan, on top of the one that the run
+// would have without.
+func (m *Manager) imageOf(ctx context.Context, driver runtime.Runtime, builder runtime.ImageBuilder, plan *deps.Plan, opts *Options) (string, error) {
+	about, err := builder.Builder(ctx)
+	if err != nil {
+		return "", err
+	}
+	name := opts.Image
+	if name == "" {
+		name = m.imageFor(driver)
+	}
+	images, has := driver.(runtime.ImageManager)
+	if !has {
+		return "", failf(CodeUnsupported, "leave the dependencies out", "the runtime %s keeps no images", driver.Type())
+	}
+	base, err := images.Image(ctx, name)
+	if errors.Is(err, runtime.ErrImageMissing) {
+		if err = m.pullImage(ctx, images, *opts, name); err == nil {
+			base, err = images.Image(ctx, name)
+		}
+	}
+	if err != nil {
+		return "", wrapf(err, "get the image %s", name)
+	}
+	recipe, err := plan.Recipe(deps.Target{Base: name, Arch: about.Arch, CacheMounts: about.CacheMounts})
+	if err != nil {
+		return "", failf(CodeInvalidArgument, "", "%v", err)
+	}
+	build := runtime.BuildSpec{Tag: recipe.Tag(base.ID), Home: runtime.HomeHash(m.opts.Home), Base: name, BaseID: base.ID, Network: runtime.NetworkOpen}
+	for _, f := range recipe.Files {
+		build.Files = append(build.Files, runtime.BuildFile(f))
+	}
+	if err := m.permitBuild(ctx, images, build.Tag); err != nil {
+		return "", err
+	}
+	built, err := builder.Build(ctx, build, opts.Progress)
+	if failed, is := errors.AsType[*runtime.BuildError](err); is {
+		return "", &Error{Code: CodeInvalidArgument, Message: "the image of the dependencies could not be built", Next: "mend the step, or leave out what needs it", Err: failed}
+	}
+	return built.Ref, err
+}
+
+// permitBuild refuses agents a build, whose steps have the engine's own network and
+// no gate, unless the person allows that. An image that is there needs none.
+func (m *Manager) permitBuild(ctx context.Context, images runtime.ImageManager, tag string) error {
+	if !m.opts.ForAgents || slices.Contains(m.opts.Allow, config.AllowBuild) {
+		return nil
+	}
+	_, err := images.Image(ctx, tag)
+	if errors.Is(err, runtime.ErrImageMissing) {
+		return failf(CodePolicyDenied, "leave the dependencies out, or ask the person who runs the server to start it with `drawbridge serve --allow build`",
+			"agents are not allowed to have an image built, because what installs the dependencies has the network of the engine")
+	}
+	return err
+}
+
+// takeDependencies adds those of the Config to the caller's.
+func takeDependencies(o *Options, c *config.Config) error {
+	all := slices.Clone(c.Dependencies)
+	for _, d := range o.Dependencies {
+		if !slices.Contains(all, d) {
+			all = append(all, d)
+		}
+	}
+	o.Dependencies = all
+	return nil
+}
