@@ -94,12 +94,12 @@ func protocol(r *http.Request) (read func(string, []byte) (conversation, error),
 
 // choose returns the step for a conversation, and the item that it is for.
 func (s *Service) choose(items []item) (step Step, at int) {
-	for i := len(items) - 1; i >= 0; i-- {
-		if items[i].isResult {
+	for i, it := range slices.Backward(items) {
+		if it.isResult {
 			continue
 		}
 		for _, step := range s.script {
-			if strings.Contains(items[i].text, step.Prompt) {
+			if strings.Contains(it.text, step.Prompt) {
 				return step, i
 			}
 		}
