@@ -35,45 +35,57 @@ func TestMain(m *testing.M) {
 }
 
 func serveMCP(mark string) {
+	_ = server.ServeStdio(newMCPServer(func() { _ = os.WriteFile(mark, nil, 0o600) }))
+}
+
+// newMCPServer returns an MCP server that tells when a client has asked for its tools.
+func newMCPServer(listed func()) *server.MCPServer {
 	hooks := &server.Hooks{}
-	hooks.AddAfterListTools(func(context.Context, any, *mcp.ListToolsRequest, *mcp.ListToolsResult) {
-		_ = os.WriteFile(mark, nil, 0o600)
-	})
+	hooks.AddAfterListTools(func(context.Context, any, *mcp.ListToolsRequest, *mcp.ListToolsResult) { listed() })
 	s := server.NewMCPServer("lookup", "1.0.0", server.WithHooks(hooks))
 	s.AddTool(mcp.NewTool("lookup"), func(context.Context, mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		return mcp.NewToolResultText("found"), nil
 	})
-	_ = server.ServeStdio(s)
+	return s
 }
 
 // realAgent is how a test runs an agent: the program of its npm package, the model,
 // and what a grant gives it.
 type realAgent struct {
+	agent     string
 	program   string
 	model     string
 	env       []string
 	files     map[string]string
 	tellsCost bool
+	// credential is the placeholder, where it is not in env.
+	credential string
 	// asksAlso is a host that no setting keeps the agent from asking.
 	asksAlso string
 }
 
 var realAgents = map[string]realAgent{
 	"claude": {
-		program: "@anthropic-ai/claude-code/cli-wrapper.cjs", tellsCost: true,
+		agent: "claude", program: "@anthropic-ai/claude-code/cli-wrapper.cjs", tellsCost: true,
 		env: []string{"ANTHROPIC_API_KEY=sk-ant-api03-drawbridge-placeholder-000000000000000000AA"},
 	},
+	"claude with a subscription": {
+		agent: "claude", program: "@anthropic-ai/claude-code/cli-wrapper.cjs", tellsCost: true,
+		credential: "sk-ant-oat01-drawbridge-placeholder-000000000000000000AA",
+		files: map[string]string{".claude/.credentials.json": `{"claudeAiOauth":{"accessToken":"sk-ant-oat01-drawbridge-placeholder-000000000000000000AA","refreshToken":"",` +
+			`"expiresAt":4102444800000,"scopes":["user:inference","user:profile"],"subscriptionType":"max"}}`},
+	},
 	"codex": {
-		program: "@openai/codex/bin/codex.js", asksAlso: "raw.githubusercontent.com", // for tips to show on a terminal
+		agent: "codex", program: "@openai/codex/bin/codex.js", asksAlso: "raw.githubusercontent.com", // for tips to show on a terminal
 		env:   []string{"OPENAI_API_KEY=sk-proj-drawbridge-placeholder-0000000000"},
 		files: map[string]string{".codex/auth.json": `{"OPENAI_API_KEY":"sk-proj-drawbridge-placeholder-0000000000"}`},
 	},
 	"gemini": {
-		program: "@google/gemini-cli/bundle/gemini.js", model: "gemini-2.5-flash",
+		agent: "gemini", program: "@google/gemini-cli/bundle/gemini.js", model: "gemini-2.5-flash",
 		env: []string{"GEMINI_API_KEY=AIzadrawbridgePlaceholder00000000000000"},
 	},
 	"pi": {
-		program: "@earendil-works/pi-coding-agent/dist/bundle/cli.js", model: "anthropic/claude-sonnet-4-5", tellsCost: true,
+		agent: "pi", program: "@earendil-works/pi-coding-agent/dist/bundle/cli.js", model: "anthropic/claude-sonnet-4-5", tellsCost: true,
 		env: []string{"ANTHROPIC_API_KEY=sk-ant-api03-drawbridge-placeholder-000000000000000000AA"},
 	},
 }
@@ -97,11 +109,11 @@ var script = []modeltest.Step{
 // anything, uses a tool in the workspace, continues a session and fails, and that
 // its output is understood.
 func TestRealAgents(t *testing.T) {
-	for _, a := range All() {
-		t.Run(a.Name, func(t *testing.T) {
+	for name, real := range realAgents {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, a)
-			reader := a.NewReader()
+			w := newWorld(t, real)
+			reader := w.agent.NewReader()
 			w.firstPrompt(reader)
 			w.continued(reader)
 			w.refused()
@@ -126,7 +138,11 @@ func (w *world) firstPrompt(reader *Reader) {
 	if told := first.System + strings.Join(first.Prompts, "\n"); !strings.Contains(told, "inside a sandbox that Drawbridge made") {
 		w.Errorf("the agent does not tell its model about the sandbox:\n%.2000s", told)
 	}
-	if _, want, _ := strings.Cut(w.real.env[0], "="); first.Credential != want {
+	want := w.real.credential
+	if want == "" {
+		_, want, _ = strings.Cut(w.real.env[0], "=")
+	}
+	if first.Credential != want {
 		w.Errorf("the credential is %q, want the placeholder %q", first.Credential, want)
 	}
 	for _, it := range reader.Take() {
@@ -221,8 +237,8 @@ func (w *world) onTerminal() {
 	<-drawn
 }
 
-// eventually waits until the note is there, the model was told so, and the MCP server
-// was asked for its tools.
+// eventually waits until the note is there, the model was told so, and both MCP servers
+// were asked for their tools.
 func (w *world) eventually(ctx context.Context, screen *safeBuffer) {
 	w.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -233,13 +249,13 @@ func (w *world) eventually(ctx context.Context, screen *safeBuffer) {
 		requests := w.service.Requests()
 		last := requests[len(requests)-1]
 		isTold := slices.ContainsFunc(last.Prompts, func(p string) bool { return strings.Contains(p, leaveNote) }) && len(last.Results) > 0
-		if noteErr == nil && markErr == nil && isTold {
+		if noteErr == nil && markErr == nil && w.isListed.Load() && isTold {
 			return
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			w.Errorf("the interactive session does not get on: note %v, MCP server %v, model told %v\nscreen: %.6000q", noteErr, markErr, isTold, screen.String())
+			w.Errorf("the interactive session does not get on: note %v, MCP servers %v and %v, model told %v\nscreen: %.6000q", noteErr, markErr, w.isListed.Load(), isTold, screen.String())
 			return
 		}
 	}

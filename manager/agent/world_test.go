@@ -5,14 +5,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/mark3labs/mcp-go/server"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/agent/modeltest"
 )
@@ -37,11 +42,16 @@ type world struct {
 	node      string
 	modules   string
 	env       []string
+	isListed  atomic.Bool // that the MCP server over HTTP was asked for its tools
 }
 
-func newWorld(t *testing.T, a Agent) *world {
+func newWorld(t *testing.T, real realAgent) *world {
 	t.Helper()
-	w := &world{T: t, agent: a, real: realAgents[a.Name]}
+	a, err := Lookup(real.agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{T: t, agent: a, real: real}
 	w.node, w.modules = installed(t)
 	service, err := modeltest.Start(script)
 	if err != nil {
@@ -64,7 +74,10 @@ func newWorld(t *testing.T, a Agent) *world {
 	w.env = w.environment(ca)
 	files, err := a.Stage(Setup{
 		Workspace: w.workspace, Env: w.real.env,
-		Servers: []Server{{Name: "lookup", Command: []string{os.Args[0]}, Env: map[string]string{mcpMark: w.mark}}},
+		Servers: []Server{
+			{Name: "lookup", Command: []string{os.Args[0]}, Env: map[string]string{mcpMark: w.mark}},
+			{Name: "remote", URL: w.serveMCP(), Headers: map[string]string{mcpHeader: "seven"}},
+		},
 		Context: Context{Run: "first", Workspace: w.workspace, Network: NetworkStrict, Grants: []Granted{{Name: a.Grants[0], Hosts: a.Hosts}}},
 	})
 	if err != nil {
@@ -77,6 +90,27 @@ func newWorld(t *testing.T, a Agent) *world {
 		w.put(filepath.Join(w.home, path), []byte(content))
 	}
 	return w
+}
+
+// mcpHeader is a header of requests to the MCP server over HTTP, which refuses others.
+const mcpHeader = "X-Team"
+
+// serveMCP starts an MCP server over HTTP, and returns its URL.
+func (w *world) serveMCP() string {
+	w.Helper()
+	inner := server.NewStreamableHTTPServer(newMCPServer(func() { w.isListed.Store(true) }))
+	web := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
+		if r.Header.Get(mcpHeader) != "seven" {
+			http.Error(out, "the header is missing", http.StatusForbidden)
+			return
+		}
+		inner.ServeHTTP(out, r)
+	}))
+	w.Cleanup(func() {
+		web.CloseClientConnections() // agents may wait on streams
+		web.Close()
+	})
+	return web.URL + "/mcp"
 }
 
 func (w *world) put(path string, content []byte) {
@@ -125,7 +159,7 @@ func (w *world) run(in Invocation, reader *Reader, record string) (exit int) {
 	err := cmd.Run()
 	reader.Feed(stdout.Bytes(), time.Now())
 	reader.End()
-	if *update {
+	if *update && w.real.credential == "" {
 		w.keep(record, stdout.Bytes())
 	}
 	if exitErr, ok := errors.AsType[*exec.ExitError](err); ok && ctx.Err() == nil {

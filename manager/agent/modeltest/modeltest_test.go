@@ -148,6 +148,19 @@ func TestRefusesOthers(t *testing.T) {
 	}
 }
 
+// TestWhole sees that an answer that is not asked for as a stream is one document.
+func TestWhole(t *testing.T) {
+	t.Parallel()
+	_, client := start(t)
+	for api, a := range apis {
+		target := strings.Replace(a.url, "streamGenerateContent?alt=sse", "generateContent", 1)
+		body := strings.Replace(strings.Replace(a.prompt, "PROMPT", "read it", 1), `"stream":true`, `"stream":false`, 1)
+		if status, answer := post(t, client, target, a.header, body); status != http.StatusOK || !json.Valid([]byte(answer)) || !strings.Contains(answer, "It says 1.") {
+			t.Errorf("%s: the status is %d, the answer %s", api, status, answer)
+		}
+	}
+}
+
 // TestStreams sees that answers are events, each of which is whole.
 func TestStreams(t *testing.T) {
 	t.Parallel()
