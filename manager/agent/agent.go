@@ -44,6 +44,7 @@ type Agent struct {
 	Title   string // for people
 	Aliases []string
 
+	Dependency string // that installs it in an image
 	Package    string // in the npm registry
 	Version    string // of that package, the one that all this was tested with
 	Executable string

@@ -13,7 +13,7 @@ const session = "5df8708a-d769-418a-8e11-a2343678e913"
 func TestLookup(t *testing.T) {
 	t.Parallel()
 	for name, want := range map[string]string{
-		"claude": "claude", "claude-code": "claude", "codex": "codex", "gemini": "gemini", "gemini-cli": "gemini", "pi": "pi",
+		"claude": "claude", "claude-code": "claude", "codex": "codex", "gemini": "gemini", "gemini-cli": "gemini", "pi": "pi", "pi-cli": "pi",
 	} {
 		if got, err := Lookup(name); err != nil || got.Name != want {
 			t.Errorf("Lookup(%q) is %q, %v; want %q", name, got.Name, err, want)
@@ -40,7 +40,7 @@ func TestAllAreComplete(t *testing.T) {
 			seen[name] = true
 		}
 		for field, value := range map[string]string{
-			"title": a.Title, "package": a.Package, "version": a.Version, "executable": a.Executable, "context file": a.ContextFile,
+			"title": a.Title, "dependency": a.Dependency, "package": a.Package, "version": a.Version, "executable": a.Executable, "context file": a.ContextFile,
 		} {
 			if value == "" {
 				t.Errorf("%s has no %s", a.Name, field)

@@ -10,7 +10,7 @@ import (
 func claude() Agent {
 	return Agent{
 		Name: "claude", Title: "Claude Code", Aliases: []string{"claude-code"},
-		Package: "@anthropic-ai/claude-code", Version: "2.1.332", Executable: "claude",
+		Dependency: "claude-code", Package: "@anthropic-ai/claude-code", Version: "2.1.332", Executable: "claude",
 		Grants: []string{"anthropic", "claude"}, Hosts: []string{"api.anthropic.com"},
 		// Without it Claude Code refuses to work without permissions as root. It is
 		// in the settings too, which tell the processes that it starts.

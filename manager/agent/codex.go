@@ -13,7 +13,7 @@ import (
 func codex() Agent {
 	return Agent{
 		Name: "codex", Title: "Codex CLI", Aliases: []string{"codex-cli"},
-		Package: "@openai/codex", Version: "0.169.0", Executable: "codex",
+		Dependency: "codex-cli", Package: "@openai/codex", Version: "0.169.0", Executable: "codex",
 		Grants: []string{"openai"}, Hosts: []string{"api.openai.com"},
 		ContextFile: ".codex/AGENTS.md",
 		command:     codexCommand, stage: codexStage, decode: codexDecode,

@@ -9,7 +9,7 @@ import (
 func gemini() Agent {
 	return Agent{
 		Name: "gemini", Title: "Gemini CLI", Aliases: []string{"gemini-cli"},
-		Package: "@google/gemini-cli", Version: "0.61.0", Executable: "gemini",
+		Dependency: "gemini-cli", Package: "@google/gemini-cli", Version: "0.61.0", Executable: "gemini",
 		Grants: []string{"gemini"}, Hosts: []string{"generativelanguage.googleapis.com"},
 		// It starts itself a second time otherwise, only to have more memory.
 		Env:         []string{"GEMINI_CLI_NO_RELAUNCH=true"},

@@ -51,10 +51,10 @@ func page(t *testing.T) string {
 		return "`" + strings.Join(all, "`, `") + "`"
 	}
 	var b strings.Builder
-	b.WriteString(pageHead + "| agent | package | grants | hosts | variables |\n| --- | --- | --- | --- | --- |\n")
+	b.WriteString(pageHead + "| agent | package | dependency | grants | hosts | variables |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, a := range All() {
 		names := append([]string{a.Name}, a.Aliases...)
-		fmt.Fprintf(&b, "| %s (%s) | `%s` %s | %s | %s | %s |\n", a.Title, code(names), a.Package, a.Version, code(a.Grants), code(a.Hosts), code(a.Env))
+		fmt.Fprintf(&b, "| %s (%s) | `%s` %s | `%s` | %s | %s | %s |\n", a.Title, code(names), a.Package, a.Version, a.Dependency, code(a.Grants), code(a.Hosts), code(a.Env))
 	}
 	b.WriteString("\n| agent | answers a prompt | continues a session | on a terminal |\n| --- | --- | --- | --- |\n")
 	for _, a := range All() {

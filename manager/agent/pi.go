@@ -9,8 +9,8 @@ import (
 // pi is the pi coding agent, which works with the models of several services.
 func pi() Agent {
 	return Agent{
-		Name: "pi", Title: "pi", Aliases: []string{"pi-coding-agent"},
-		Package: "@earendil-works/pi-coding-agent", Version: "1.3.0", Executable: "pi",
+		Name: "pi", Title: "pi", Aliases: []string{"pi-cli", "pi-coding-agent"},
+		Dependency: "pi-cli", Package: "@earendil-works/pi-coding-agent", Version: "1.3.0", Executable: "pi",
 		Grants: []string{"anthropic", "openai", "gemini"},
 		Hosts:  []string{"api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"},
 		// No catalogues of models and no look for a newer version.
