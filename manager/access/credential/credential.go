@@ -107,6 +107,8 @@ type Credential struct {
 
 	// RefreshToken renews the credential where the service has such a thing.
 	RefreshToken Secret
+	// Renewal is how renewing it went.
+	Renewal Renewal
 
 	Scopes    []string
 	CreatedAt time.Time // Put sets it where it is zero
@@ -115,6 +117,22 @@ type Credential struct {
 
 	// Metadata is what else the provider has to know; nothing in it is secret.
 	Metadata map[string]string
+}
+
+// Renewal is what is remembered of renewing a credential. Nothing in it is secret.
+type Renewal struct {
+	// BeganAt is when the attempt began that is under way, or that a crash cut off;
+	// zero where there is none.
+	BeganAt time.Time `json:"began_at,omitzero"`
+	// RenewedAt is when the credential was renewed last, zero if it never was.
+	RenewedAt time.Time `json:"renewed_at,omitzero"`
+	// FailedAt is when the last attempt failed, zero if it did not; Failures is how
+	// many have failed since the last one that did not.
+	FailedAt time.Time `json:"failed_at,omitzero"`
+	Failures int       `json:"failures,omitempty"`
+	Problem  string    `json:"problem,omitempty"` // why
+	// IsFinal says that it will fail again until a person does something.
+	IsFinal bool `json:"final,omitempty"`
 }
 
 // IsExpired reports whether the credential has expired at a time.
@@ -160,6 +178,9 @@ type Entry struct {
 	ExpiresAt time.Time
 	Source    Source
 	Metadata  map[string]string
+	Renewal   Renewal
+	// HasRefreshToken says that there is something to renew it with.
+	HasRefreshToken bool
 }
 
 func entryOf(c Credential, file string, now time.Time) Entry {
@@ -170,5 +191,6 @@ func entryOf(c Credential, file string, now time.Time) Entry {
 	return Entry{
 		Grant: c.Grant, File: file, State: state, Provider: c.Provider, Kind: c.Kind, Scopes: slices.Clone(c.Scopes),
 		CreatedAt: c.CreatedAt, ExpiresAt: c.ExpiresAt, Source: c.Source, Metadata: maps.Clone(c.Metadata),
+		Renewal: c.Renewal, HasRefreshToken: !c.RefreshToken.IsZero(),
 	}
 }

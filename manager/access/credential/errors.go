@@ -24,6 +24,10 @@ var (
 	// ErrLimit says that something is larger, or that there are more, than the
 	// store takes.
 	ErrLimit = errors.New("over the limit")
+	// ErrReplaced says that a grant holds another credential than it did.
+	ErrReplaced = errors.New("it has been replaced meanwhile")
+	// ErrUnsaved says that a credential has been renewed, and is not in the store.
+	ErrUnsaved = errors.New("the renewed credential could not be stored")
 	// ErrBusy says that another process has been writing for too long.
 	ErrBusy = errors.New("another process is writing to the store")
 )

@@ -91,6 +91,14 @@ func checkPrivate(path string, info fs.FileInfo) error {
 	return nil
 }
 
+// inode returns the number of a file in its file system.
+func inode(info fs.FileInfo) uint64 {
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return stat.Ino
+	}
+	return 0
+}
+
 // readPrivate reads a file that is this user's alone, and at most limit bytes
 // long. The error matches fs.ErrNotExist where there is none.
 func readPrivate(path string, limit int64) ([]byte, error) {
@@ -202,7 +210,12 @@ func sweepTemp(dir string) error {
 // lock waits until no other writer, in this process or another one, is at work in
 // the directory. The kernel drops the lock when the process ends, however it does.
 func lock(ctx context.Context, dir string) (unlock func(), err error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	return lockFile(ctx, filepath.Join(dir, lockName))
+}
+
+// lockFile waits for the lock of a file, which it makes.
+func lockFile(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the grants: %w", err)
 	}

@@ -56,6 +56,17 @@ var children = map[string]func(ctx context.Context, s *Store, arg string) error{
 		}
 		return s.Rotate(ctx)
 	},
+	"renew": func(ctx context.Context, s *Store, _ string) error {
+		_, err := s.Renew(ctx, "oauth:x", always, next)
+		return err
+	},
+	"renew and die": func(ctx context.Context, s *Store, _ string) error {
+		_, err := s.Renew(ctx, "oauth:x", always, func(context.Context, Credential) (Credential, error) {
+			os.Exit(crashed)
+			return Credential{}, nil
+		})
+		return err
+	},
 }
 
 const crashed = 99

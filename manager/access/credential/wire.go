@@ -29,6 +29,7 @@ type wire struct {
 	ExpiresAt    *time.Time        `json:"expires_at,omitempty"`
 	Source       Source            `json:"source"`
 	Metadata     map[string]string `json:"metadata,omitempty"`
+	Renewal      Renewal           `json:"renewal,omitzero"`
 }
 
 // encode returns the plaintext of a valid credential.
@@ -36,7 +37,7 @@ func encode(c Credential, profile string) ([]byte, error) {
 	w := wire{
 		Version: wireVersion, Grant: string(c.Grant), Profile: profile, Provider: c.Provider, Kind: c.Kind,
 		Values: make(map[string]string, len(c.Values)), RefreshToken: c.RefreshToken.Reveal(), Scopes: c.Scopes,
-		CreatedAt: c.CreatedAt.UTC().Round(0), Source: c.Source, Metadata: c.Metadata,
+		CreatedAt: c.CreatedAt.UTC().Round(0), Source: c.Source, Metadata: c.Metadata, Renewal: c.Renewal,
 	}
 	for name, value := range c.Values {
 		w.Values[name] = value.Reveal()
@@ -77,7 +78,7 @@ func decode(plain []byte, profile string, g Grant) (Credential, error) {
 	}
 	c := Credential{
 		Grant: g, Provider: w.Provider, Kind: w.Kind, Values: make(map[string]Secret, len(w.Values)),
-		RefreshToken: NewSecret(w.RefreshToken), Scopes: w.Scopes, CreatedAt: w.CreatedAt, Source: w.Source, Metadata: w.Metadata,
+		RefreshToken: NewSecret(w.RefreshToken), Scopes: w.Scopes, CreatedAt: w.CreatedAt, Source: w.Source, Metadata: w.Metadata, Renewal: w.Renewal,
 	}
 	for name, value := range w.Values {
 		c.Values[name] = NewSecret(value)
@@ -103,7 +104,7 @@ func (c Credential) check() error {
 	case !slices.Contains(sources, c.Source):
 		return fmt.Errorf("its source is not one of %v", sources)
 	}
-	texts := append([]string{c.Provider, c.Kind, c.RefreshToken.Reveal()}, c.Scopes...)
+	texts := append([]string{c.Provider, c.Kind, c.RefreshToken.Reveal(), c.Renewal.Problem}, c.Scopes...)
 	for name, value := range c.Values {
 		if value.IsZero() || strings.TrimSpace(value.Reveal()) != value.Reveal() {
 			return errors.New("a value is empty, or begins or ends with a space")
@@ -121,7 +122,7 @@ func (c Credential) check() error {
 			return errors.New("a part of it is not valid UTF-8")
 		}
 	}
-	return checkTimes(c.CreatedAt, c.ExpiresAt)
+	return checkTimes(c.CreatedAt, c.ExpiresAt, c.Renewal.BeganAt, c.Renewal.RenewedAt, c.Renewal.FailedAt)
 }
 
 // holds reports whether a text is one of the credential's secrets.
