@@ -40,7 +40,7 @@ func Builtin() *Catalog { return builtin() }
 
 var builtin = sync.OnceValue(func() *Catalog {
 	c := &Catalog{providers: map[string]Provider{}}
-	for _, p := range []Provider{github(), anthropic(), claude(), openai(), gemini(), npm(), mcp(), oauth()} {
+	for _, p := range []Provider{github(), anthropic(), claude(), openai(), chatGPT(), gemini(), npm(), mcp(), oauthService()} {
 		must(c.add(p))
 	}
 	files, err := fs.Glob(embedded, "data/*.yaml")

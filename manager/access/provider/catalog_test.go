@@ -184,6 +184,9 @@ func TestTheListOfProvidersIsTheGoldenOne(t *testing.T) {
 		for _, f := range r.Files {
 			fmt.Fprintf(&b, "  ~/%s: %s\n", f.Path, strings.TrimSpace(f.Content))
 		}
+		if n := r.Renewal; n != nil {
+			fmt.Fprintf(&b, "  renewed at %s as %s json=%v scopes=%v resource=%s\n", n.URL, n.ClientID, n.IsJSON, n.SendsScopes, n.Resource)
+		}
 		fmt.Fprintf(&b, "  validate=%v login=%v\n", p.Validate != nil, p.Login != nil)
 	}
 	golden(t, "providers.golden", b.String())

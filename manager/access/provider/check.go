@@ -61,7 +61,7 @@ func (p Provider) check() error {
 			wrong("inject[%d]: %w", i, err)
 		}
 	}
-	errs = append(errs, p.checkInside(), p.checkHeaders())
+	errs = append(errs, p.checkInside(), p.checkHeaders(), p.checkRefresh())
 	if p.Validate != nil {
 		errs = append(errs, p.Validate.check())
 	}

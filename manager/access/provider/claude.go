@@ -40,7 +40,13 @@ func claude() Provider {
 		RemoveHeaders: []string{"X-Api-Key"},
 		AddHeaders:    map[string]string{"Anthropic-Beta": "oauth-2025-04-20"},
 		// No Validate: what a token of `claude setup-token` may do costs something.
-		Login:        claudeLogin,
+		Login: claudeLogin,
+		// The token endpoint and the client of Claude Code, whose logins these are; a
+		// token of `claude setup-token` has no refresh token.
+		Refresh: &Refresh{
+			URL: "https://platform.claude.com/v1/oauth/token", ClientID: "9d1c250a-e61b-44d9-88ed-5944d1962f5e",
+			IsJSON: true, SendsScopes: true,
+		},
 		Dependencies: []string{"claude-code"},
 	}
 }

@@ -29,7 +29,7 @@ func openai() Provider {
 }
 
 // openaiLogin takes over the API key that Codex was given. Its other login, that
-// of a subscription, is none that the API takes.
+// of a subscription, is none that the API takes; it is for the chatgpt grant.
 func openaiLogin(context.Context) (Login, error) {
 	data, from, err := readLogin(".codex", "auth.json")
 	if err != nil {

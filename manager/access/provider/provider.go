@@ -77,6 +77,14 @@ type Provider struct {
 	// none to take. The error matches ErrNoLogin where the tool is not logged in.
 	Login func(ctx context.Context) (Login, error)
 
+	// Refresh says how a credential is renewed that comes with a refresh token; nil
+	// where none is.
+	Refresh *Refresh
+
+	// Discover is the field with the URL of a resource where a person can log in by
+	// OAuth; empty where that is not how its credentials come about.
+	Discover string
+
 	// Dependencies are what a sandbox needs to have installed for the tools.
 	Dependencies []string
 

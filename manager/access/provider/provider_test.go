@@ -292,6 +292,26 @@ func TestTheLoginOfAToolIsTakenOver(t *testing.T) {
 	}, l)
 }
 
+func TestTheLoginOfCodexIsThatOfASubscriptionOrAKey(t *testing.T) {
+	access := "x." + base64.RawURLEncoding.EncodeToString([]byte(`{"exp":2000000000}`)) + ".y"
+	at(t, map[string]string{".codex/auth.json": `{"OPENAI_API_KEY":null,"tokens":{"id_token":"x","access_token":"` + access + `","refresh_token":"rt_x","account_id":"acc-1"}}`})
+	p := lookup(t, "chatgpt")
+	l, err := p.Login(t.Context())
+	if err != nil || l.Values[TokenField].Reveal() != access {
+		t.Fatalf("%+v, %v", l, err)
+	}
+	same(t, Login{From: l.From, Values: l.Values, RefreshToken: credential.NewSecret("rt_x"), Metadata: map[string]string{"account_id": "acc-1"}, ExpiresAt: time.Unix(2000000000, 0).UTC()}, l)
+	r := resolve(t, p, map[string]string{TokenField: access, "account_id": "acc-1"})
+	same(t, "Bearer "+access, r.Rules[0].Value.Reveal())
+	if !strings.Contains(r.Files[0].Content, `"account_id":"acc-1"`) || strings.Contains(r.Files[0].Content, access) {
+		t.Errorf("the file is %s", r.Files[0].Content)
+	}
+	at(t, map[string]string{".codex/auth.json": `{"OPENAI_API_KEY":"sk-x","tokens":null}`})
+	if _, err := p.Login(t.Context()); !errors.Is(err, ErrNoLogin) {
+		t.Errorf("with a key: %v", err)
+	}
+}
+
 func TestALoginThatIsNotThereOrNotUsableIsSaidToBe(t *testing.T) {
 	at(t, map[string]string{
 		"bin/gh":                    "#!/bin/sh\necho " + githubToken + " >&2\nexit 4\n",
@@ -301,7 +321,7 @@ func TestALoginThatIsNotThereOrNotUsableIsSaidToBe(t *testing.T) {
 		".npmrc":                    "//registry.npmjs.org/:_authToken=${NPM_TOKEN}\n",
 	})
 	for _, p := range Builtin().All() {
-		if p.Login == nil {
+		if p.Login == nil || p.Name == "chatgpt" { // whose login that of Codex is
 			continue
 		}
 		if l, err := p.Login(t.Context()); !errors.Is(err, ErrNoLogin) || strings.Contains(err.Error(), githubToken) {
@@ -313,7 +333,7 @@ func TestALoginThatIsNotThereOrNotUsableIsSaidToBe(t *testing.T) {
 		".claude/.credentials.json": githubToken + "{",
 		".codex/auth.json":          strings.Repeat("x", maxLogin+1),
 	})
-	for _, name := range []string{"github", "claude", "openai"} {
+	for _, name := range []string{"github", "claude", "openai", "chatgpt"} {
 		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 		l, err := lookup(t, name).Login(ctx)
 		cancel()
@@ -322,7 +342,7 @@ func TestALoginThatIsNotThereOrNotUsableIsSaidToBe(t *testing.T) {
 		}
 	}
 	at(t, nil)
-	for _, name := range []string{"claude", "openai", "gemini", "npm"} {
+	for _, name := range []string{"claude", "openai", "chatgpt", "gemini", "npm"} {
 		if _, err := lookup(t, name).Login(t.Context()); !errors.Is(err, ErrNoLogin) {
 			t.Errorf("%s: %v", name, err)
 		}

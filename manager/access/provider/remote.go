@@ -26,17 +26,49 @@ func remoteFields(prompt string) []Field {
 	}
 }
 
-// mcp is a remote MCP server with a header; "mcp:NAME" is its grant.
+// oauthFields are what a login by OAuth leaves, and what a person can say of one
+// beforehand. None of them is asked for, nor injected.
+func oauthFields() []Field {
+	word := func(name, example string) Field {
+		return Field{Name: name, Pattern: `[!-~]+`, Hint: "it is one word of printable characters", Example: example, Optional: true}
+	}
+	address := func(name, example string) Field {
+		return Field{Name: name, Pattern: `https://[!-~]+`, Hint: "it begins with https://", Example: example, Optional: true}
+	}
+	method := word("auth_method", "none")
+	method.Pattern, method.Hint = `none|client_secret_basic|client_secret_post`, "it is none, client_secret_basic or client_secret_post"
+	scope := word("scope", "read write")
+	scope.Pattern, scope.Hint = `[!-~]+( [!-~]+)*`, "it is one or more scopes, with spaces between"
+	return []Field{
+		address("authorize_url", "https://auth.example.com/authorize"), address("token_url", "https://auth.example.com/token"),
+		address("issuer", "https://auth.example.com"), address("resource", "https://mcp.example.com/mcp"), word("client_id", "drawbridge"), method, scope,
+		{
+			Name: "client_secret", Env: []string{"DRAWBRIDGE_OAUTH_CLIENT_SECRET"}, Pattern: `[!-~]+`, Hint: "it is one word of printable characters",
+			Secret: true, Optional: true, Placeholder: shape("drawbridge-", "client-placeholder-", 48),
+		},
+	}
+}
+
+// oauthRefresh renews what a login by OAuth gave.
+func oauthRefresh() *Refresh {
+	return &Refresh{
+		URL: "{{.token_url}}", ClientID: "{{.client_id}}", ClientSecret: "client_secret", AuthMethod: "{{.auth_method}}", Resource: "{{.resource}}",
+	}
+}
+
+// mcp is a remote MCP server, with a header or with a login by OAuth; "mcp:NAME" is
+// its grant.
 func mcp() Provider {
 	return Provider{
 		Name: "mcp", Title: "Remote MCP server", InstanceField: "name",
-		Fields: append(remoteFields("Credential of the MCP server"),
+		Fields: append(append(remoteFields("Credential of the MCP server"), oauthFields()...),
 			Field{Name: "header", Prompt: "Header", Pattern: `[A-Za-z0-9-]{1,64}`, Hint: "it is the name of a header", Default: "Authorization"},
 			Field{
 				Name: "scheme", Prompt: "What stands before the credential in the header", Pattern: `[A-Za-z][A-Za-z0-9-]{0,31}`,
 				Hint: "it is one word such as Bearer or Token", Example: "Token", Optional: true,
 			},
 		),
+		Discover: "url", Refresh: oauthRefresh(),
 		expand: expandMCP,
 	}
 }
@@ -52,16 +84,12 @@ func expandMCP(p Provider, fields map[string]string) (Provider, error) {
 	return p.at(fields["url"], fields["header"], format)
 }
 
-// oauth is an access token that the host gets and renews by OAuth; "oauth:NAME"
-// is its grant. The fields that are not injected are for the one who renews it.
-func oauth() Provider {
+// oauthService is an access token that a login by OAuth gives; "oauth:NAME" is its grant.
+func oauthService() Provider {
 	return Provider{
 		Name: "oauth", Title: "Service with OAuth", InstanceField: "name",
-		Fields: append(remoteFields("Access token"),
-			Field{Name: "token_url", Pattern: `https://[!-~]+`, Example: "https://auth.example.com/token", Optional: true},
-			Field{Name: "client_id", Pattern: `[!-~]+`, Example: "drawbridge", Optional: true},
-			Field{Name: "client_secret", Pattern: `[!-~]+`, Secret: true, Optional: true, Placeholder: shape("drawbridge-", "client-placeholder-", 48)},
-		),
+		Fields:   append(remoteFields("Access token"), oauthFields()...),
+		Discover: "url", Refresh: oauthRefresh(),
 		expand: func(p Provider, fields map[string]string) (Provider, error) {
 			return p.at(fields["url"], "Authorization", Bearer)
 		},

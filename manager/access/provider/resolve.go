@@ -20,6 +20,9 @@ type Resolved struct {
 	Rules    []Rule
 	// Secrets are what must not come back in a response, nor be seen anywhere.
 	Secrets []credential.Secret
+	// Renewal is how the credential is renewed; nil where the provider does not say
+	// so, or the fields do not.
+	Renewal *Renewal
 
 	// The rest is for the sandbox, and holds no secret.
 	Env          []EnvVar
@@ -119,6 +122,9 @@ func (p Provider) resolve(given map[string]string) (Resolved, error) {
 		r.Rules = append(r.Rules, rule)
 	}
 	var err error
+	if r.Renewal, err = p.Refresh.resolve(fields, shown); err != nil {
+		return Resolved{}, err
+	}
 	r.Env, r.Files, err = p.inside(shown)
 	return r, err
 }

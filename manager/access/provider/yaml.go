@@ -26,6 +26,7 @@ type document struct {
 	RemoveHeaders []string          `yaml:"remove_headers"`
 	AddHeaders    map[string]string `yaml:"add_headers"`
 	Validate      *docCheck         `yaml:"validate"`
+	Refresh       *docRefresh       `yaml:"refresh"`
 	Dependencies  []string          `yaml:"dependencies"`
 }
 
@@ -66,6 +67,24 @@ type docCheck struct {
 	Body     string            `yaml:"body"`
 	Accepted []int             `yaml:"accepted"`
 	Rejected []int             `yaml:"rejected"`
+}
+
+type docRefresh struct {
+	URL          string    `yaml:"url"`
+	ClientID     string    `yaml:"client_id"`
+	ClientSecret string    `yaml:"client_secret"` // name of a field
+	AuthMethod   string    `yaml:"auth_method"`
+	Body         string    `yaml:"body"`
+	Resource     string    `yaml:"resource"`
+	SendScopes   bool      `yaml:"send_scopes"`
+	Field        string    `yaml:"field"`
+	Answer       docAnswer `yaml:"answer"`
+}
+
+type docAnswer struct {
+	AccessToken  string `yaml:"access_token"`
+	RefreshToken string `yaml:"refresh_token"`
+	ExpiresIn    string `yaml:"expires_in"`
 }
 
 // Parse returns the provider that a YAML document describes. An error names the
@@ -215,7 +234,25 @@ func (d document) provider() (Provider, error) {
 	if v := d.Validate; v != nil {
 		p.Validate = &Check{Method: v.Method, URL: v.URL, Headers: v.Headers, Body: v.Body, Accepted: v.Accepted, Rejected: v.Rejected}
 	}
+	if d.Refresh != nil {
+		r, err := d.Refresh.refresh()
+		if err != nil {
+			return Provider{}, err
+		}
+		p.Refresh = &r
+	}
 	return p, nil
+}
+
+func (r docRefresh) refresh() (Refresh, error) {
+	if r.Body != "" && r.Body != "form" && r.Body != "json" {
+		return Refresh{}, fmt.Errorf("refresh.body %.80q: want form or json", r.Body)
+	}
+	return Refresh{
+		URL: r.URL, ClientID: r.ClientID, ClientSecret: r.ClientSecret, AuthMethod: r.AuthMethod, IsJSON: r.Body == "json",
+		Resource: r.Resource, SendsScopes: r.SendScopes, Field: r.Field,
+		AccessName: r.Answer.AccessToken, RefreshName: r.Answer.RefreshToken, ExpiresName: r.Answer.ExpiresIn,
+	}, nil
 }
 
 func (i docInjection) format() (Format, error) {

@@ -36,6 +36,12 @@ remove_headers: [cookie]
 add_headers: {x-acme-mode: agent}
 validate:
   url: https://{{.host}}/v1/me
+refresh:
+  url: https://{{.host}}/oauth/token
+  client_id: acme-cli
+  body: json
+  send_scopes: true
+  answer: {access_token: at, expires_in: lasts}
 `
 
 func TestAFileDescribesAProvider(t *testing.T) {
@@ -53,6 +59,7 @@ func TestAFileDescribesAProvider(t *testing.T) {
 		Hosts: []string{"acme.example", "*.cdn.acme.example"}, Ports: []uint16{443, 8443}, Paths: []string{"/v1/**"}, Header: "X-Acme-Token",
 		Placeholder: "acme_drawbridge0000000000", RemoveHeaders: []string{"Cookie"}, AddHeaders: map[string]string{"X-Acme-Mode": "agent"},
 	}, rule)
+	same(t, &Renewal{URL: "https://acme.example/oauth/token", ClientID: "acme-cli", IsJSON: true, SendsScopes: true, Field: "token", AccessName: "at", ExpiresName: "lasts"}, r.Renewal)
 	same(t, []EnvVar{{Name: "ACME_TOKEN", Value: "acme_drawbridge0000000000"}}, r.Env)
 	same(t, []File{{Path: ".config/acme.json", Content: `{"token":"acme_drawbridge0000000000","host":"acme.example"}`}}, r.Files)
 }
@@ -135,6 +142,16 @@ var mistakes = []struct{ old, with, says string }{
 	{"  url: https", "  method: DELETE\n  url: https", "none of GET"},
 	{"  url: https", "  accepted: [20]\n  url: https", "20 is no status"},
 	{"  url: https", "  headers: {Host: x}\n  url: https", "not a header that can be sent"},
+	{"url: https://{{.host}}/oauth/token", "url: http://{{.host}}/oauth/token", "refresh.url: want https"},
+	{"url: https://{{.host}}/oauth/token", "auth_method: none", "refresh.url: it is missing"},
+	{"url: https://{{.host}}/oauth/token", "url: 'https://{{.nothing}}/'", `no entry for key "nothing"`},
+	{"  client_id: acme-cli\n", "", "refresh.client_id: it is missing"},
+	{"body: json", "body: xml", "want form or json"},
+	{"body: json", "auth_method: magic", "want one of none"},
+	{"body: json", "client_secret: s3cret", "name the field, not the secret"},
+	{"body: json", "field: host", "no secret field"},
+	{"body: json", "bdy: json", `unknown key "bdy"; did you mean body?`},
+	{"{access_token: at, expires_in: lasts}", "{token: at}", `unknown key "token"`},
 	{"name: acme", "instance_field: nothing\nname: acme", "there is no field"},
 	{"name: acme", "name: acme\n---\nname: two", "more than one document"},
 	{"name: acme", "name: [", "yaml: line"},
