@@ -45,17 +45,21 @@ func (g *granted) coverHead(resp *http.Response) {
 	if g == nil {
 		return
 	}
-	resp.Status = g.maskers.text.text(resp.Status)
+	resp.Status = g.maskers().text.text(resp.Status)
 	g.coverHeader(resp.Header)
 }
 
 func (g *granted) coverHeader(header http.Header) {
-	if g == nil || g.maskers.text == nil {
+	if g == nil {
+		return
+	}
+	masker := g.maskers().text
+	if masker == nil {
 		return
 	}
 	for _, values := range header {
 		for i, value := range values {
-			values[i] = g.maskers.text.text(value)
+			values[i] = masker.text(value)
 		}
 	}
 }
@@ -87,7 +91,7 @@ func (g *granted) cover(method string, resp *http.Response) error {
 		resp.ContentLength, resp.TransferEncoding, resp.Uncompressed = -1, []string{"chunked"}, true
 	}
 	resp.Body = &coveredBody{
-		masked: masked{from: content, masker: g.maskers.content},
+		masked: masked{from: content, latest: g.contentMasker},
 		Closer: resp.Body, ended: func() { g.coverHeader(resp.Trailer) },
 	}
 	return nil
@@ -98,8 +102,10 @@ func (g *granted) reader(r io.Reader) io.Reader {
 	if g == nil {
 		return r
 	}
-	return &masked{from: r, masker: g.maskers.content}
+	return &masked{from: r, latest: g.contentMasker}
 }
+
+func (g *granted) contentMasker() *masker { return g.maskers().content }
 
 // coveredBody is the content of an answer without secrets. When it has been read
 // the trailer is without them too.
@@ -121,7 +127,8 @@ func (b *coveredBody) Read(p []byte) (int, error) {
 // may return nothing, and no error.
 type masked struct {
 	from   io.Reader
-	masker *masker // nil if nothing is to be masked
+	latest func() *masker // asked with every Read: secrets may have been added
+	masker *masker        // nil if nothing is to be masked
 	state  int32
 	held   []byte // the end of what was read, which may go on as a secret
 	ready  []byte // what had no room
@@ -132,6 +139,9 @@ type masked struct {
 const leastRoom = 512
 
 func (m *masked) Read(p []byte) (int, error) {
+	if m.masker == nil {
+		m.masker = m.latest()
+	}
 	if m.masker == nil {
 		return m.from.Read(p)
 	}
@@ -162,6 +172,11 @@ func (m *masked) fill(b []byte) (int, error) {
 	before := copy(b, m.held)
 	n, err := m.from.Read(b[before:])
 	n += before
+	if latest := m.latest(); latest != nil && latest != m.masker {
+		// What is held is looked at again: its end may be the beginning of a secret
+		// that was not one.
+		m.masker, m.state, before = latest, 0, 0
+	}
 	m.state, _ = m.masker.scan(b[:n], before, m.state)
 	if errors.Is(err, io.EOF) {
 		return n, err

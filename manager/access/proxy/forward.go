@@ -172,12 +172,20 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 		s.answer(e.Status, plainRefusal(target))
 		return false
 	}
-	e.Grant = s.granted.prepare(req.Header, req.URL.Path)
+	means, err := s.granted.ready(s.ctx, target, req.Header, req.URL.Path)
+	if err != nil {
+		s.failed(target, err, &e)
+		return false
+	}
+	s.granted = means
+	in := means.prepare(req.Header, req.URL.Path)
+	e.Grant = in.names()
 	resp, sent, err := s.exchange(req, target, scheme, d.Named, &e)
 	if err != nil {
 		s.failed(target, err, &e)
 		return false
 	}
+	s.granted.answered(resp.StatusCode, in)
 	if err := s.granted.cover(req.Method, resp); err != nil {
 		e.Sent, _ = sent.end(s)
 		s.disconnect()
@@ -210,8 +218,8 @@ func (s *session) failed(target policy.Target, err error, e *Entry) {
 	}
 	status, why := failure(target, err)
 	e.Status = status
-	why.Message = s.run.secrets().text.text(why.Message) // it may quote the server
-	if why.Code == codeAddress {
+	why.Message = s.run.holdings().maskers.text.text(why.Message) // it may quote the server
+	if why.Code == codeAddress || why.Code == codeUnusable {
 		e.Decision = Refused
 	}
 	s.answer(status, why)
@@ -224,6 +232,9 @@ func failure(target policy.Target, err error) (int, refusal) {
 			Code: codeAddress, Host: target.String(), Message: refused.Error(),
 			Next: fmt.Sprintf("do without it, or ask for a run that names %q itself in its network_rules", target),
 		}
+	}
+	if unready, ok := errors.AsType[*NotReadyError](err); ok {
+		return unready.refusal(target.String())
 	}
 	if encoded, ok := errors.AsType[*encodingError](err); ok {
 		return http.StatusBadGateway, refusal{

@@ -96,18 +96,9 @@ func goesTo(rule provider.Rule, host string, port uint16) bool {
 	return rule.Matches(host, port, "/")
 }
 
-// secrets returns what masks the secrets of the run.
-func (r *Run) secrets() maskers {
-	if len(r.Grants) == 0 {
-		return maskers{}
-	}
-	r.prepare.Do(func() { r.maskers = newMaskers(r.Grants) })
-	return r.maskers
-}
-
 // redact takes secrets out of what will be written down.
 func (r *Run) redact(e *Entry) {
-	m := r.secrets().text
+	m := r.holdings().maskers.text
 	if m == nil {
 		return
 	}
@@ -120,20 +111,22 @@ func (r *Run) redact(e *Entry) {
 	}
 }
 
-// granted is what a run's grants mean for one target. A nil one means nothing for
-// it. It is immutable.
+// granted is what a run's grants mean for one target, as they are now. A nil one
+// means nothing for it. It is immutable.
 type granted struct {
-	host    string
-	port    uint16
-	grants  []Grant // with the rules that are about the target, whatever the path
-	maskers maskers
+	run    *Run
+	held   *holdings // what it was made from
+	host   string
+	port   uint16
+	grants []Grant // with the rules that are about the target, whatever the path
 }
 
 // granted returns what grants mean for the requests inside a TLS connection to a
 // target.
 func (r *Run) granted(t policy.Target) *granted {
-	found := &granted{host: t.Host.String(), port: t.Port}
-	for _, g := range r.Grants {
+	held := r.holdings()
+	found := &granted{run: r, held: held, host: t.Host.String(), port: t.Port}
+	for _, g := range held.grants {
 		var rules []provider.Rule
 		for _, rule := range g.Rules {
 			if goesTo(rule, found.host, found.port) {
@@ -147,6 +140,18 @@ func (r *Run) granted(t policy.Target) *granted {
 	if len(found.grants) == 0 {
 		return nil
 	}
-	found.maskers = r.secrets()
 	return found
 }
+
+// now returns what the grants mean at this moment: a credential may have been
+// renewed since the connection was opened.
+func (g *granted) now(t policy.Target) *granted {
+	if g == nil || g.run.holdings() == g.held {
+		return g
+	}
+	return g.run.granted(t)
+}
+
+// maskers returns what masks the run's secrets, those that it gets from now on
+// included.
+func (g *granted) maskers() maskers { return g.run.holdings().maskers }

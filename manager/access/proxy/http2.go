@@ -131,7 +131,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	e := newEntry(req, c.target, "https")
-	counted := &countedAnswer{ResponseWriter: w, entry: &e, granted: c.granted}
+	counted := &countedAnswer{ResponseWriter: w, entry: &e, granted: c.granted.now(c.target)}
 	body := &countedBody{ReadCloser: req.Body}
 	defer func() {
 		e.Sent = body.n.Load()
@@ -154,14 +154,26 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	c.named.Store(d.Named)
+	means, err := c.granted.ready(req.Context(), c.target, req.Header, req.URL.Path)
+	if err != nil {
+		e.Error = plainError(err)
+		if why, ok := errors.AsType[*NotReadyError](err); ok {
+			e.Decision = Refused
+			status, answer := why.refusal(c.target.String())
+			answerHTTP2(counted, status, answer)
+		}
+		return // otherwise the client is gone
+	}
+	counted.granted = means
 	if req.Body != nil && req.Body != http.NoBody {
 		req.Body = body
 	}
-	h.proxy(c, &e).ServeHTTP(counted, req)
+	h.proxy(c, means, &e).ServeHTTP(counted, req)
 }
 
 // proxy passes one request on.
-func (h *http2Server) proxy(c *inspected, e *Entry) *httputil.ReverseProxy {
+func (h *http2Server) proxy(c *inspected, means *granted, e *Entry) *httputil.ReverseProxy {
+	var in injected
 	return &httputil.ReverseProxy{
 		Transport:     c.transport,
 		FlushInterval: -1,
@@ -172,16 +184,20 @@ func (h *http2Server) proxy(c *inspected, e *Entry) *httputil.ReverseProxy {
 			r.Out.URL.RawQuery = r.In.URL.RawQuery // as it was sent
 			r.Out.Host = hostHeader(c.target, "https")
 			r.Out.Trailer = r.In.Trailer // filled when the content has been read
-			e.Grant = c.granted.prepare(r.Out.Header, r.In.URL.Path)
+			in = means.prepare(r.Out.Header, r.In.URL.Path)
+			e.Grant = in.names()
 		},
-		ModifyResponse: func(resp *http.Response) error { return c.granted.cover(resp.Request.Method, resp) },
+		ModifyResponse: func(resp *http.Response) error {
+			means.answered(resp.StatusCode, in)
+			return means.cover(resp.Request.Method, resp)
+		},
 		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
 			e.Error = plainError(err)
 			if req.Context().Err() != nil && !errors.Is(err, context.DeadlineExceeded) {
 				return // the client is gone
 			}
 			status, why := failure(c.target, err)
-			why.Message = c.session.run.secrets().text.text(why.Message) // it may quote the server
+			why.Message = c.session.run.holdings().maskers.text.text(why.Message) // it may quote the server
 			if why.Code == codeAddress {
 				e.Decision = Refused
 			}

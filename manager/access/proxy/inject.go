@@ -26,14 +26,26 @@ type choice struct {
 	rules []provider.Rule
 }
 
-// prepare makes a request one for a granted host, and returns the names of the
-// grants whose credentials are in it now.
+// injected are the grants whose credentials are in a request.
+type injected []choice
+
+// names returns them as the record has them.
+func (in injected) names() string {
+	names := make([]string, len(in))
+	for i, c := range in {
+		names[i] = c.name
+	}
+	return strings.Join(names, ",")
+}
+
+// prepare makes a request one for a granted host, and returns the grants whose
+// credentials are in it now.
 //
 // All requests to such a host get this, those without a credential too: the host
 // may have kept what an earlier request brought.
-func (g *granted) prepare(header http.Header, requested string) string {
+func (g *granted) prepare(header http.Header, requested string) injected {
 	if g == nil {
-		return ""
+		return nil
 	}
 	dropOptions(header)
 	// What comes back has to be readable: not compressed, and not in parts that
@@ -42,7 +54,6 @@ func (g *granted) prepare(header http.Header, requested string) string {
 	for _, name := range []string{"Range", "If-Range", "Sec-Websocket-Extensions", "Grpc-Accept-Encoding"} {
 		header.Del(name)
 	}
-	var names []string
 	chosen := g.choose(header, requested)
 	used := compatible(chosen)
 	for _, c := range chosen {
@@ -50,9 +61,8 @@ func (g *granted) prepare(header http.Header, requested string) string {
 	}
 	for _, c := range used {
 		c.apply(header)
-		names = append(names, c.name)
 	}
-	return strings.Join(names, ",")
+	return used
 }
 
 // choose returns the grants whose credentials may go with a request.

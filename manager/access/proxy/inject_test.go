@@ -330,8 +330,8 @@ func TestChoiceAmongGrantsFollowsTheClientAndThenTheOrder(t *testing.T) {
 				header.Set(n, v)
 			}
 			run := &Run{Grants: test.grants}
-			if used := run.granted(target).prepare(header, "/"); used != test.used {
-				t.Errorf("used %q, want %q", used, test.used)
+			if used := run.granted(target).prepare(header, "/"); used.names() != test.used {
+				t.Errorf("used %q, want %q", used.names(), test.used)
 			}
 			got := map[string]string{}
 			for n := range maps.Keys(header) {

@@ -25,7 +25,7 @@ func maskedText(t testing.TB, m *masker, pieces ...string) string {
 	for _, p := range pieces {
 		readers = append(readers, strings.NewReader(p))
 	}
-	got, err := io.ReadAll(&masked{from: io.MultiReader(readers...), masker: m})
+	got, err := io.ReadAll(&masked{from: io.MultiReader(readers...), latest: func() *masker { return m }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestOnlyWhatMayBeASecretIsHeldBack(t *testing.T) {
 		{"data: 1\n\n", ""}, {"a secret", "secret"}, {"a secret ", ""}, {"secret-token-1", ""}, {"secret-token-2", "token-2"}, {"s", "s"},
 		{"secret-token-", "secret-token-"}, {"token-2-secre", "token-2-secre"}, {"token-2-secret", "******"}, {"ttt", "t"},
 	} {
-		r := &masked{from: io.MultiReader(strings.NewReader(test.text), iotest.ErrReader(errors.New("cut"))), masker: m}
+		r := &masked{from: io.MultiReader(strings.NewReader(test.text), iotest.ErrReader(errors.New("cut"))), latest: func() *masker { return m }}
 		buffer := make([]byte, 1<<10)
 		n, err := r.Read(buffer)
 		if got := len(test.text) - n; err != nil || got != len(test.held) || string(r.held) != test.held {
@@ -170,7 +170,7 @@ func FuzzMask(f *testing.F) {
 			text = text[:at] + n[random.IntN(2):] + text[at:]
 		}
 		want := naive(needles, text)
-		r := &masked{masker: m, from: iotest.DataErrReader(&pieces{text: text, random: random})}
+		r := &masked{latest: func() *masker { return m }, from: iotest.DataErrReader(&pieces{text: text, random: random})}
 		var got []byte
 		for {
 			buffer := make([]byte, 1+random.IntN(2*leastRoom))

@@ -43,11 +43,7 @@ func newMaskers(grants []Grant) maskers {
 			add(s.Reveal())
 		}
 		for _, r := range g.Rules {
-			value := r.Value.Reveal()
-			if _, credentials, hasScheme := strings.Cut(value, " "); hasScheme {
-				value = credentials
-			}
-			add(value)
+			add(withoutScheme(r.Value.Reveal()))
 		}
 	}
 	m := maskers{content: newMasker(long)}
@@ -56,6 +52,14 @@ func newMaskers(grants []Grant) maskers {
 		m.text = newMasker(append(short, long...))
 	}
 	return m
+}
+
+// withoutScheme returns the credential of a header's value.
+func withoutScheme(value string) string {
+	if _, credentials, hasScheme := strings.Cut(value, " "); hasScheme {
+		return credentials
+	}
+	return value
 }
 
 // spellings returns the forms in which a server may give a secret back: as it is,

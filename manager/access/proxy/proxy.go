@@ -44,6 +44,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -77,8 +78,8 @@ const (
 	acceptPause = 50 * time.Millisecond
 )
 
-// Run is what the gate has to know about one run. It must not be changed while it
-// is served.
+// Run is what the gate has to know about one run. Its fields must not be changed
+// while it is served.
 type Run struct {
 	ID     string
 	Token  string // what a connection must begin with
@@ -86,15 +87,17 @@ type Run struct {
 	// Learn lets through what the policy refuses, and has it recorded. What
 	// is not on the Internet stays out of reach all the same.
 	Learn bool
-	// Grants are the credentials that the run uses. Their order decides where
-	// several would do.
+	// Grants are the credentials that the run begins with; Renew changes them.
+	// Their order decides where several would do.
 	Grants []Grant
+	// Keeper keeps the grants usable; nil where nothing has to be done for that.
+	Keeper Keeper
 	// Record is told of each request when it is over. It is called from many
 	// goroutines, and the connection waits for it.
 	Record func(Entry)
 
-	prepare sync.Once // makes maskers
-	maskers maskers
+	prepare sync.Once // makes the first holdings
+	held    atomic.Pointer[holdings]
 
 	mu          sync.Mutex
 	connections int // guarded by mu

@@ -67,4 +67,5 @@ const (
 	codeBusy        = "too_many_connections"
 	codeEncoding    = "unreadable_answer"
 	codeIdentity    = "unknown_run"
+	codeUnusable    = "grant_unusable"
 )
