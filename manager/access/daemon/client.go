@@ -22,6 +22,7 @@ const (
 	startTimeout = 15 * time.Second // from the start of a daemon to its first answer
 	callTimeout  = 15 * time.Second
 	startPause   = 5 * time.Millisecond // between two looks whether it answers
+	againPause   = time.Second          // between two daemons that are started
 	maxAnswer    = 1 << 20
 )
 
@@ -161,6 +162,7 @@ func (c *Client) ensure(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
+	var again <-chan time.Time
 	for {
 		if _, err := c.Health(ctx); !errors.Is(err, ErrNotRunning) {
 			return err
@@ -170,7 +172,14 @@ func (c *Client) ensure(ctx context.Context) error {
 			if running && err != nil {
 				return fmt.Errorf("start the daemon: %w: %s", err, c.lastWords())
 			}
-			ended = nil // another one was faster, and will answer
+			// Another one was faster, and will answer; or one that is ending still
+			// stores a credential, and has the lock until then.
+			ended, again = nil, time.After(againPause)
+		case <-again:
+			if ended, err = c.spawn(); err != nil {
+				return fmt.Errorf("start the daemon: %w", err)
+			}
+			again = nil
 		case <-ctx.Done():
 			return fmt.Errorf("start the daemon: it does not answer: %w: %s", ctx.Err(), c.lastWords())
 		case <-time.After(startPause):

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/renewal"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
@@ -37,19 +40,26 @@ type resolved struct {
 	env    []string // placeholders
 	files  []provider.File
 	ssh    []sshagent.Grant
+	// keepers have the credentials of grants, by name.
+	keepers runKeeper
 }
 
-// resolve reads the credentials of grants. This is the one place where they are
-// decrypted for a run.
+// registerPatience is how long a registration waits for a credential that has to be
+// renewed first: less than a Manager waits.
+const registerPatience = 10 * time.Second
+
+// resolve reads the credentials of grants. What it returns is released. A run that has
+// been registered before is served even if a credential has expired: what else it
+// reaches has nothing to do with that.
 func (s *server) resolve(ctx context.Context, request *RegisterRequest) (resolved, error) {
-	var all resolved
+	all := resolved{keepers: runKeeper{}}
 	if len(request.Grants) == 0 {
 		return all, nil
 	}
 	if len(request.Grants) > maxGrants {
 		return all, fmt.Errorf("there are %d grants, the limit is %d", len(request.Grants), maxGrants)
 	}
-	store, err := s.credentials(request.Profile)
+	store, err := s.keepers.store(request.Profile)
 	if err != nil {
 		return all, err
 	}
@@ -59,29 +69,34 @@ func (s *server) resolve(ctx context.Context, request *RegisterRequest) (resolve
 	}
 	var errs []error // all of them at once, so that a person mends them at once
 	for _, name := range request.Grants {
-		if err := all.add(ctx, store, catalog, name); err != nil {
+		if err := all.add(ctx, s.keepers, store, catalog, name); err != nil {
 			errs = append(errs, err)
 		}
+	}
+	if !s.knows(request) {
+		errs = append(errs, all.ready(ctx))
 	}
 	all.addSSHFiles()
 	return all, errors.Join(errs...)
 }
 
-func (s *server) credentials(profile string) (*credential.Store, error) {
-	return credential.Open(filepath.Join(s.opts.Home, credentialsDir), credential.Options{Profile: profile, Backend: s.opts.Keyring})
+// knows reports whether a run has been registered before, with this daemon or with an
+// earlier one.
+func (s *server) knows(request *RegisterRequest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return request.Token != "" || s.runs[request.RunID] != nil
 }
 
-func (r *resolved) add(ctx context.Context, store *credential.Store, catalog *provider.Catalog, name string) error {
+func (r *resolved) add(ctx context.Context, keepers *keepers, store *credential.Store, catalog *provider.Catalog, name string) error {
 	grant, err := credential.ParseGrant(name)
 	if err != nil {
 		return err
 	}
+	stamp := store.Stamp(grant)
 	stored, err := store.Get(ctx, grant)
 	if err != nil {
 		return err
-	}
-	if stored.IsExpired(time.Now()) {
-		return fmt.Errorf("use the grant %s: its credential expired at %s; run `drawbridge grant %s` again", name, stored.ExpiresAt.Format(time.RFC3339), name)
 	}
 	if stored.Provider == sshagent.Provider {
 		return r.addSSH(stored)
@@ -94,11 +109,49 @@ func (r *resolved) add(ctx context.Context, store *credential.Store, catalog *pr
 	if err != nil {
 		return fmt.Errorf("use the grant %s: %w", name, err)
 	}
-	r.grants = append(r.grants, proxy.Grant{Name: name, Rules: got.Rules, Secrets: got.Secrets})
+	r.grants = append(r.grants, grantOf(stored, got))
+	r.keepers[name] = keepers.open(keeperID{store.Profile(), grant}, stored, from, got.Rules, stamp)
 	for _, v := range got.Env {
 		r.env = append(r.env, v.Name+"="+v.Value)
 	}
 	return r.addFiles(name, got.Files)
+}
+
+// ready makes sure that no credential has expired, by renewing it where that is
+// possible.
+func (r *resolved) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, registerPatience)
+	defer cancel()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(r.keepers)) {
+		err := r.keepers[name].ready(ctx)
+		why, isTold := errors.AsType[*proxy.NotReadyError](err)
+		switch {
+		case isTold:
+			err = fmt.Errorf("%s; %s", why.Message, why.Next)
+		case errors.Is(err, context.DeadlineExceeded):
+			err = fmt.Errorf("its credential has expired, and the service has not renewed it within %s; try again", registerPatience)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("use the grant %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// release gives the keepers back.
+func (r *resolved) release() {
+	for _, k := range r.keepers {
+		k.owner.release(k)
+	}
+	r.keepers = nil
+}
+
+// isAlike reports whether grants come to the same for a run, but for the values of
+// their credentials: keepers see to those.
+func (r *resolved) isAlike(other *resolved) bool {
+	sameGrants := slices.EqualFunc(r.grants, other.grants, func(a, b proxy.Grant) bool { return a.Name == b.Name && isAlike(a.Rules, b.Rules) })
+	return sameGrants && slices.Equal(r.env, other.env) && slices.Equal(r.files, other.files) && reflect.DeepEqual(r.ssh, other.ssh)
 }
 
 // addFiles adds files for the home of the sandbox's user.
@@ -143,15 +196,17 @@ type Grant struct {
 	Name      string    `json:"name"`
 	Provider  string    `json:"provider,omitempty"`
 	State     string    `json:"state"`
-	Reason    string    `json:"reason,omitempty"` // why it is unreadable
+	Reason    string    `json:"reason,omitempty"` // why it is unreadable, or has not been renewed, and what mends it
 	Hosts     []string  `json:"hosts,omitempty"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	Renews    bool      `json:"renews,omitempty"` // before it expires, while a run uses it
+	RenewedAt time.Time `json:"renewed_at,omitzero"`
 	Allowed   bool      `json:"allowed"` // to agents
 }
 
 // list returns the grants of a profile.
 func (s *server) list(ctx context.Context, profile string) ([]Grant, error) {
-	store, err := s.credentials(profile)
+	store, err := s.keepers.store(profile)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +226,10 @@ func (s *server) list(ctx context.Context, profile string) ([]Grant, error) {
 	for _, e := range entries {
 		g := Grant{
 			Name: string(e.Grant), Provider: e.Provider, State: string(e.State), Reason: e.Reason,
-			ExpiresAt: e.ExpiresAt, Allowed: slices.Contains(allowed, e.Grant),
+			ExpiresAt: e.ExpiresAt, RenewedAt: e.Renewal.RenewedAt, Allowed: slices.Contains(allowed, e.Grant),
+		}
+		if why, next := renewal.Problem(e.Renewal, keeperID{profile, e.Grant}.command(), time.Now()); why != "" && g.Reason == "" {
+			g.Reason = why + "; " + next
 		}
 		if g.Name == "" {
 			g.Name = strings.TrimSuffix(filepath.Base(e.File), ".age")
@@ -179,6 +237,7 @@ func (s *server) list(ctx context.Context, profile string) ([]Grant, error) {
 		if ssh, err := sshagent.ParseName(g.Name); err == nil {
 			g.Hosts = append(g.Hosts, ssh.Host)
 		} else if p, err := catalog.Lookup(g.Name); err == nil {
+			g.Renews = e.HasRefreshToken && p.Refresh != nil && !e.Renewal.IsFinal
 			for _, i := range p.Injections {
 				g.Hosts = append(g.Hosts, i.Hosts...)
 			}

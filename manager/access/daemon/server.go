@@ -22,7 +22,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/renewal"
 )
 
 const (
@@ -135,6 +137,7 @@ type server struct {
 	authority *proxy.Authority
 	shared    map[string][]byte // content of files that every sandbox gets, by name
 	gate      *proxy.Gate
+	keepers   *keepers
 
 	mu      sync.Mutex
 	runs    map[string]*registered // guarded by mu
@@ -150,6 +153,7 @@ type server struct {
 type registered struct {
 	request  RegisterRequest // with its token
 	granted  resolved
+	run      *proxy.Run
 	sshKeys  []string // fingerprints
 	listener *net.UnixListener
 	stop     context.CancelFunc
@@ -185,10 +189,11 @@ func newServer(opts Options) (*server, error) {
 	return &server{
 		program: own,
 		opts:    opts, authority: authority, shared: shared,
-		gate:  proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Upstream: opts.Upstream, Log: opts.Log}),
-		runs:  make(map[string]*registered),
-		idle:  time.Now(),
-		ended: make(chan struct{}),
+		keepers: newKeepers(opts, renewal.New(serviceTransport(opts, roots))),
+		gate:    proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Upstream: opts.Upstream, Log: opts.Log}),
+		runs:    make(map[string]*registered),
+		idle:    time.Now(),
+		ended:   make(chan struct{}),
 
 		stopped: make(chan struct{}),
 	}, nil
@@ -221,6 +226,7 @@ func (s *server) close() {
 		r.end()
 	}
 	s.gate.Close()
+	s.keepers.close()
 }
 
 // serve serves clients until ctx ends or there is nothing to do.
@@ -249,9 +255,12 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 		case err = <-failed:
 			alive = false
 		case <-ticks.C:
+			s.keepers.tick()
 			if s.program.wasReplaced() {
 				s.opts.Log.Info("this program was replaced")
+				s.keepers.pause()
 				s.opts.Log.Error("the daemon goes on as it is", zap.Error(s.succeed(lock, l)))
+				s.keepers.resume()
 				s.program.at, _ = os.Stat(s.program.path) // not again for the same one
 			}
 			alive = !s.leave(s.opts.Idle, companion != nil && companion.IsNeeded()) && s.atHome()
@@ -354,6 +363,12 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 		return nil, err
 	}
 	granted, err := s.resolve(ctx, &request)
+	isServed := false
+	defer func() {
+		if !isServed {
+			granted.release()
+		}
+	}()
 	if err != nil {
 		return nil, err
 	}
@@ -378,35 +393,52 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	before := s.runs[request.RunID]
 	if before != nil {
 		request.Token = before.request.Token
-		// A credential may have been renewed.
-		if reflect.DeepEqual(before.request, request) && reflect.DeepEqual(before.granted, granted) {
+		// A credential that has been renewed is there already.
+		if reflect.DeepEqual(before.request, request) && before.granted.isAlike(&granted) {
 			return before, nil
 		}
 		before.end()
 		delete(s.runs, request.RunID)
 	}
+	r, err := s.admit(ctx, request, granted, l, allowed)
+	if err != nil {
+		return nil, err
+	}
+	isServed = true
+	s.runs[request.RunID] = r
+	return r, nil
+}
+
+// admit serves a run, on l if there is one.
+func (s *server) admit(ctx context.Context, request RegisterRequest, granted resolved, l *net.UnixListener, allowed *policy.Policy) (*registered, error) {
 	if request.Token == "" {
 		request.Token = rand.Text()
 	}
 	r := &registered{request: request, granted: granted, stopped: make(chan struct{})}
+	var err error
 	if r.log, err = openRecorder(request.LogDir, request.LogLimit, s.opts.Log); err != nil {
 		return nil, err
 	}
-	if l, err = s.prepare(&request, &granted, l); err != nil {
+	if r.listener, err = s.prepare(&request, &granted, l); err != nil {
 		r.log.close()
 		return nil, err
 	}
-	r.listener = l
 	agent, agentListener, err := agentOf(&request, &granted, r.log.record)
 	if err != nil {
 		r.log.close()
-		return nil, errors.Join(err, l.Close(), os.Remove(runFile(s.opts.Home, request.RunID)))
+		return nil, errors.Join(err, r.listener.Close(), os.Remove(runFile(s.opts.Home, request.RunID)))
 	}
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = stop
-	run := &proxy.Run{ID: request.RunID, Token: request.Token, Learn: request.Learn, Policy: allowed, Grants: granted.grants, Record: r.log.record}
+	r.run = &proxy.Run{
+		ID: request.RunID, Token: request.Token, Policy: allowed, Learn: request.Learn,
+		Grants: granted.grants, Keeper: granted.keepers, Record: r.log.record,
+	}
+	for _, k := range granted.keepers {
+		k.join(r.run)
+	}
 	var both sync.WaitGroup
-	both.Go(func() { s.gate.Serve(serving, run, l) })
+	both.Go(func() { s.gate.Serve(serving, r.run, r.listener) })
 	if agent != nil {
 		r.sshKeys = agent.Fingerprints
 		both.Go(func() { agent.Serve(serving, agentListener) })
@@ -415,7 +447,6 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 		defer close(r.stopped)
 		both.Wait()
 	}()
-	s.runs[request.RunID] = r
 	return r, nil
 }
 
@@ -495,6 +526,10 @@ func (r *registered) end() {
 	r.stop()
 	<-r.stopped
 	r.log.close()
+	for _, k := range r.granted.keepers {
+		k.leave(r.run)
+	}
+	r.granted.release()
 }
 
 func (s *server) health(w http.ResponseWriter, _ *http.Request) {
