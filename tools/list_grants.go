@@ -17,6 +17,9 @@ func listGrantsTool() definition {
 				{Name: "state", Type: "string", Description: "ok, expired or unreadable."},
 				{Name: "hosts", Type: "array", Optional: true, Description: "Where its credential goes, and nowhere else."},
 				{Name: "expires_at", Type: "string", Optional: true, Description: "When the credential expires."},
+				{Name: "renews", Type: "boolean", Optional: true, Description: "It is renewed before it expires, while a run uses it."},
+				{Name: "renewed_at", Type: "string", Optional: true, Description: "When it was renewed last."},
+				{Name: "problem", Type: "string", Optional: true, Description: "Why it cannot be used, or has not been renewed, and what the person who runs the server can do."},
 			}},
 			nextField,
 		},
@@ -37,6 +40,9 @@ func handleListGrants(ctx context.Context, c *call) error {
 			c.Strings("hosts", g.Hosts)
 		}
 		c.TimeIf("expires_at", g.ExpiresAt)
+		c.FlagIf("renews", g.Renews)
+		c.TimeIf("renewed_at", g.RenewedAt)
+		c.StringIf("problem", g.Reason)
 	})
 	if len(grants) == 0 {
 		c.String("next", "ask the person who runs the server to run `drawbridge grant NAME` and `drawbridge grant allow NAME`")

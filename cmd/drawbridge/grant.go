@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"os/signal"
 	"strings"
@@ -42,6 +43,16 @@ where that is no terminal. At a terminal, a login of the service's own tool is
 offered, then a variable that the provider names is taken, then you are asked. It is
 stored unless the service rejects it. Several fields are given as lines FIELD=VALUE.
 
+oauth:NAME and mcp:NAME are for a service, or an MCP server, at --set url=URL. Without a
+credential they log in: the address to open is printed, and the answer is taken from the
+browser, or from what you paste. The authorization server is the one that the URL names,
+where this program registers itself; --set client_id, authorize_url, token_url and scope
+say otherwise. A client's secret is taken from $DRAWBRIDGE_OAUTH_CLIENT_SECRET, or asked.
+
+What comes with a refresh token is renewed while a run uses it, also where standard input
+gives it (lines refresh_token=TOKEN and expires_at=TIME). A login of Claude Code that is
+taken over is then this program's: Claude Code on this machine may have to log in again.
+
 ssh:HOST or ssh:HOST:PORT is for SSH, with Git or by itself: a run gets an agent that
 signs for connections to that host only. The key is one of your SSH agent, which keeps
 it, or with --key that of a file, which is stored. The host is known by its keys in
@@ -50,6 +61,7 @@ known_hosts; one that is not known there is refused.`,
   drawbridge grant openai --from env
   drawbridge grant npm:npm.example.com < token.txt
   drawbridge grant mcp:tickets --set url=https://mcp.example.com/mcp
+  drawbridge grant oauth:tracker --from login --set url=https://api.example.com/v1
   drawbridge grant ssh:github.com
   drawbridge grant ssh:git.example.com:2222 --key ~/.ssh/id_ed25519
   drawbridge grant list`,
@@ -69,7 +81,7 @@ known_hosts; one that is not known there is refused.`,
 	profileFlag(cmd, &f.profile)
 	_ = cmd.RegisterFlagCompletionFunc("from", cobra.FixedCompletions(sourceNames, cobra.ShellCompDirectiveNoFileComp))
 	cmd.AddCommand(a.grantListCommand(), a.grantShowCommand(), a.grantAllowCommand(), a.grantDisallowCommand(),
-		a.grantProvidersCommand(), a.grantRotateCommand())
+		a.grantProvidersCommand(), a.grantRefreshCommand(), a.grantRotateCommand())
 	return cmd
 }
 
@@ -166,7 +178,11 @@ func (a *app) verify(ctx context.Context, p provider.Provider, fields map[string
 	case p.Validate == nil:
 		return "not asked whether the service accepts it: that has a cost there, or no known way", nil
 	}
-	err := p.Verify(ctx, verifyClient(), fields)
+	transport, err := serviceTransport()
+	if err != nil {
+		return "", err
+	}
+	err = p.Verify(ctx, &http.Client{Transport: transport}, fields)
 	switch {
 	case err == nil:
 		return "the service accepts it", nil
@@ -202,11 +218,15 @@ func (a *app) printStored(g *grants, p provider.Provider, s storedGrant) error {
 	f.add("checked", s.verdict)
 	f.add("scopes", strings.Join(s.cred.Scopes, " "))
 	f.add("expires", timeText(s.cred.ExpiresAt, time.Now()))
+	f.add("renews", renewsText(s.cred, s.resolved))
 	f.addUse(s.resolved)
 	agents, err := g.agentsText(id)
 	if err != nil {
 		return err
 	}
 	f.add("agents", agents)
+	if p.Login != nil && !s.cred.RefreshToken.IsZero() && s.resolved.Renewal != nil {
+		a.say("this login is renewed here from now on; the tool that it is from may have to log in again")
+	}
 	return f.write(a.out)
 }

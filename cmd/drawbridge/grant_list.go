@@ -12,6 +12,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/renewal"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
@@ -162,6 +163,9 @@ func (a *app) printGrant(ctx context.Context, g *grants, cred credential.Credent
 	f.add("profile", g.store.Profile())
 	f.add("state", state)
 	f.add("source", string(cred.Source))
+	problem, next := renewal.Problem(cred.Renewal, "drawbridge grant "+g.ref(cred.Grant), now)
+	f.add("problem", problem)
+	f.add("next", next)
 	f.add("secrets", strings.Join(slices.Sorted(maps.Keys(cred.Values)), ", "))
 	for _, name := range slices.Sorted(maps.Keys(cred.Metadata)) {
 		f.add(name, cred.Metadata[name])
@@ -169,7 +173,9 @@ func (a *app) printGrant(ctx context.Context, g *grants, cred credential.Credent
 	f.add("scopes", strings.Join(cred.Scopes, " "))
 	f.add("created", timeText(cred.CreatedAt, now))
 	f.add("expires", timeText(cred.ExpiresAt, now))
+	f.add("renewed", timeText(cred.Renewal.RenewedAt, now))
 	if unusable == nil {
+		f.add("renews", renewsText(cred, resolved))
 		f.addUse(resolved)
 	}
 	agents, err := g.agentsText(cred.Grant)

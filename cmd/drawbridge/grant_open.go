@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -199,15 +197,6 @@ func (g *grants) agentsText(id credential.Grant) (string, error) {
 		return "may use it; `drawbridge grant disallow " + g.ref(id) + "` ends that", nil
 	}
 	return "may not use it; `drawbridge grant allow " + g.ref(id) + "` lets them", nil
-}
-
-// verifyClient returns the client for the one request to a service. It goes
-// through the proxy of this machine, where there is one.
-func verifyClient() *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, DisableKeepAlives: true,
-		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
-	}}
 }
 
 // mendedError is an error with what mends it.

@@ -48,9 +48,13 @@ func (a *app) obtain(ctx context.Context, p provider.Provider, id credential.Gra
 	case "env":
 		f, err = fromEnv(p)
 	case "login":
-		f, err = fromLogin(ctx, p, id, fields)
+		if p.Discover != "" {
+			f, err = a.fromBrowser(ctx, p, id, fields)
+		} else {
+			f, err = fromLogin(ctx, p, id, fields)
+		}
 	case "prompt":
-		f, err = a.fromPrompt(ctx, p, fields)
+		f, err = a.fromPrompt(ctx, p, id, fields)
 	default:
 		// It is not repeated: it may be a credential in the wrong place.
 		return found{}, usagef("use stdin, env, login or prompt", "--from does not name a source")
@@ -73,7 +77,7 @@ func (a *app) choose(ctx context.Context, p provider.Provider, id credential.Gra
 	// What the tool and the environment hold is for the service itself, and must
 	// not be sent to another host of the grant's without being asked for.
 	if id.Instance() != "" {
-		return a.fromPrompt(ctx, p, fields)
+		return a.fromPrompt(ctx, p, id, fields)
 	}
 	login, err := fromLogin(ctx, p, id, fields)
 	switch {
@@ -90,7 +94,7 @@ func (a *app) choose(ctx context.Context, p provider.Provider, id credential.Gra
 	if f, err := fromEnv(p); err == nil {
 		return f, nil
 	}
-	return a.fromPrompt(ctx, p, fields)
+	return a.fromPrompt(ctx, p, id, fields)
 }
 
 // fromLogin takes over the login of the service's tool.
@@ -105,7 +109,8 @@ func fromLogin(ctx context.Context, p provider.Provider, id credential.Grant, fi
 	if instance := login.Metadata[p.InstanceField]; p.InstanceField != "" && instance != fields[p.InstanceField] {
 		return found{}, noLogin(p, fmt.Errorf("%w: that in %s is for %s, and not for %s", provider.ErrNoLogin, login.From, instance, id))
 	}
-	if !login.ExpiresAt.IsZero() && !time.Now().Before(login.ExpiresAt) {
+	isRenewable := p.Refresh != nil && !login.RefreshToken.IsZero()
+	if !login.ExpiresAt.IsZero() && !time.Now().Before(login.ExpiresAt) && !isRenewable {
 		return found{}, noLogin(p, fmt.Errorf("%w: that in %s has expired", provider.ErrNoLogin, login.From))
 	}
 	return found{Login: login, source: credential.SourceLogin}, nil
@@ -159,9 +164,12 @@ func (a *app) fromStdin(ctx context.Context, p provider.Provider) (found, error)
 	}
 	f := found{source: credential.SourceStdin, Login: provider.Login{From: "standard input", Values: map[string]credential.Secret{}, Metadata: map[string]string{}}}
 	given, isFields := assignments(p, text)
+	if err := f.takeRenewal(given); err != nil {
+		return found{}, err
+	}
 	if !isFields {
 		if strings.ContainsAny(text, "\r\n") {
-			return found{}, mended("give the credential alone, or one line FIELD=VALUE for each of "+strings.Join(fieldNames(p.Fields), ", "),
+			return found{}, mended("give the credential alone, or one line FIELD=VALUE for each of "+strings.Join(lineNames(p), ", "),
 				errors.New("read the credential: standard input has several lines"))
 		}
 		f.Values[mainField(p)] = credential.NewSecret(text)
@@ -179,6 +187,38 @@ func (a *app) fromStdin(ctx context.Context, p provider.Provider) (found, error)
 	return f, nil
 }
 
+// Lines of standard input beside the fields, for providers whose credentials are
+// renewed.
+const (
+	refreshTokenLine = "refresh_token"
+	expiresAtLine    = "expires_at"
+)
+
+// takeRenewal takes what a credential is renewed with from the lines of standard
+// input, and when that is due.
+func (f *found) takeRenewal(given map[string]string) error {
+	f.RefreshToken = credential.NewSecret(given[refreshTokenLine])
+	text := given[expiresAtLine]
+	if text == "" {
+		return nil
+	}
+	at, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return mended("write it like 2030-12-31T23:59:59Z", fmt.Errorf("read the credential: %s is not a time", expiresAtLine))
+	}
+	f.ExpiresAt = at.UTC()
+	return nil
+}
+
+// lineNames are what lines of standard input may begin with.
+func lineNames(p provider.Provider) []string {
+	names := fieldNames(p.Fields)
+	if p.Refresh != nil {
+		names = append(names, refreshTokenLine, expiresAtLine)
+	}
+	return names
+}
+
 // assignments returns the fields that a text gives in lines FIELD=VALUE, and false
 // if it is something else.
 func assignments(p provider.Provider, text string) (map[string]string, bool) {
@@ -189,7 +229,7 @@ func assignments(p provider.Provider, text string) (map[string]string, bool) {
 		if name == "" && !ok {
 			continue
 		}
-		if !ok || !slices.Contains(fieldNames(p.Fields), name) || given[name] != "" {
+		if !ok || !slices.Contains(lineNames(p), name) || given[name] != "" {
 			return nil, false
 		}
 		given[name] = strings.TrimSpace(value)
@@ -197,8 +237,9 @@ func assignments(p provider.Provider, text string) (map[string]string, bool) {
 	return given, true
 }
 
-// fromPrompt asks for every field that is needed and not known.
-func (a *app) fromPrompt(ctx context.Context, p provider.Provider, known map[string]string) (found, error) {
+// fromPrompt asks for every field that is needed and not known. Where a person can log
+// in with a browser, that is what leaving the credential out means.
+func (a *app) fromPrompt(ctx context.Context, p provider.Provider, id credential.Grant, known map[string]string) (found, error) {
 	if !terminal.Is(a.in) {
 		return found{}, usagef("use --from stdin, env or login", "--from prompt has nobody to ask: standard input is no terminal")
 	}
@@ -207,15 +248,19 @@ func (a *app) fromPrompt(ctx context.Context, p provider.Provider, known map[str
 		isKnown := known[field.Name] != "" || field.Default != ""
 		switch {
 		case field.Secret && field.Prompt != "":
-			value, err := a.askSecret(ctx, question(field))
+			value, err := a.askSecret(ctx, question(p, field))
 			if err != nil {
 				return found{}, err
+			}
+			if value == "" && field.Name == mainField(p) && p.Discover != "" {
+				maps.Copy(f.Metadata, known)
+				return a.fromBrowser(ctx, p, id, f.Metadata)
 			}
 			if value != "" {
 				f.Values[field.Name] = credential.NewSecret(value)
 			}
 		case !field.Secret && !field.Optional && !isKnown:
-			value, err := a.askLine(ctx, question(field))
+			value, err := a.askLine(ctx, question(p, field))
 			if err != nil {
 				return found{}, err
 			}
@@ -225,9 +270,12 @@ func (a *app) fromPrompt(ctx context.Context, p provider.Provider, known map[str
 	return f, nil
 }
 
-func question(f provider.Field) string {
-	if f.Optional {
+func question(p provider.Provider, f provider.Field) string {
+	switch {
+	case f.Optional:
 		return f.Prompt + " (Enter leaves it out): "
+	case p.Discover != "" && f.Name == mainField(p):
+		return f.Prompt + " (Enter logs in with a browser): "
 	}
 	return f.Prompt + ": "
 }

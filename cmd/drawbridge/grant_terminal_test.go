@@ -63,7 +63,7 @@ func TestALineThatIsNoSecretIsShown(t *testing.T) {
 	c := newGrantCLI(t, newService(t))
 	term := c.atTerminal("grant", "mcp:tickets")
 	term.typed("URL of the service: ", "https://mcp.example.com/mcp\n")
-	term.typed("Credential of the MCP server: ", acmeSecret+enter)
+	term.typed("Credential of the MCP server (Enter logs in with a browser): ", acmeSecret+enter)
 	got := term.end()
 	got.expect(t, 0, "URL of the service: https://mcp.example.com/mcp", "mcp.example.com in Authorization, paths /mcp /mcp/**")
 	stored := c.expectStored("mcp:tickets", acmeSecret, credential.SourcePrompt)
@@ -78,12 +78,12 @@ func TestALongSecretIsTakenWhole(t *testing.T) {
 	c := newGrantCLI(t, newService(t))
 	long := strings.Repeat("0123456789", 600) // more than a line of a terminal has
 	term := c.atTerminal("grant", "mcp:tickets", "--set", "url=https://mcp.example.com/mcp")
-	term.typed("Credential of the MCP server: ", long+enter)
+	term.typed("Credential of the MCP server (Enter logs in with a browser): ", long+enter)
 	term.end().expect(t, 0, "stored ")
 	c.expectStored("mcp:tickets", long, credential.SourcePrompt)
 
 	term = c.atTerminal("grant", "mcp:other", "--set", "url=https://mcp.example.com/mcp")
-	term.typed("Credential of the MCP server: ", strings.Repeat(long, 2)+enter)
+	term.typed("Credential of the MCP server (Enter logs in with a browser): ", strings.Repeat(long, 2)+enter)
 	term.end().expect(t, exitFailed, "token has 12000 bytes, 8192 are allowed")
 	c.expectNotStored("mcp:other")
 }

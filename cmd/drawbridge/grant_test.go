@@ -115,7 +115,7 @@ func TestALoginIsTakenOverUntilItExpires(t *testing.T) {
 			`{"claudeAiOauth": {"accessToken": %q, "refreshToken": "sk-ant-ort01-tOpSeCrEt", "expiresAt": %d, "scopes": ["user:inference"], "subscriptionType": "pro"}}`,
 			secret, expires.UnixMilli()))
 	}
-	login(time.Now().Add(-time.Minute))
+	write(t, filepath.Join(dir, ".credentials.json"), fmt.Sprintf(`{"claudeAiOauth": {"accessToken": %q, "expiresAt": 1}}`, secret))
 	c.run("grant", "claude", "--from", "login").expect(t, exitFailed, "has expired", "next: log in with the tool")
 	c.expectNotStored("claude")
 	login(time.Now().Add(5*time.Hour + time.Minute))

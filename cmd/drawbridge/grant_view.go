@@ -10,6 +10,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/renewal"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
@@ -34,6 +35,8 @@ type grantView struct {
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	CreatedAt *time.Time        `json:"created_at,omitempty"`
 	ExpiresAt *time.Time        `json:"expires_at,omitempty"`
+	Renews    bool              `json:"renews"` // before it expires, while a run uses it
+	RenewedAt *time.Time        `json:"renewed_at,omitempty"`
 }
 
 // views returns all grants of the profile, by name, with those that agents may use
@@ -71,6 +74,7 @@ func (g *grants) view(ctx context.Context, e credential.Entry) grantView {
 	v := grantView{
 		Name: string(e.Grant), Provider: e.Provider, State: string(e.State), Reason: e.Reason, Hosts: []string{},
 		Source: string(e.Source), Scopes: e.Scopes, Metadata: e.Metadata, CreatedAt: instant(e.CreatedAt), ExpiresAt: instant(e.ExpiresAt),
+		RenewedAt: instant(e.Renewal.RenewedAt),
 	}
 	if e.Grant == "" {
 		v.Name, v.Reason = e.File, e.File+": "+e.Reason
@@ -83,6 +87,7 @@ func (g *grants) view(ctx context.Context, e credential.Entry) grantView {
 		return v
 	}
 	_, resolved, err := g.use(ctx, e.Grant)
+	v.Renews = err == nil && e.HasRefreshToken && resolved.Renewal != nil && !e.Renewal.IsFinal
 	if err != nil {
 		v.State, v.Reason = stateUnusable, fmt.Sprintf("%s: %v", e.Grant, err)
 		return v
@@ -94,10 +99,31 @@ func (g *grants) view(ctx context.Context, e credential.Entry) grantView {
 			}
 		}
 	}
-	if e.State == credential.StateExpired {
+	problem, next := renewal.Problem(e.Renewal, "drawbridge grant "+g.ref(e.Grant), time.Now())
+	switch {
+	case problem != "":
+		v.Reason = fmt.Sprintf("%s: %s; %s", e.Grant, problem, next)
+	case e.State == credential.StateExpired && v.Renews:
+		v.Reason = fmt.Sprintf("%s has expired, and is renewed when a run uses it; `drawbridge grant refresh %s` does that now", e.Grant, g.ref(e.Grant))
+	case e.State == credential.StateExpired:
 		v.Reason = fmt.Sprintf("%s has expired; run `drawbridge grant %s`", e.Grant, g.ref(e.Grant))
 	}
 	return v
+}
+
+// renewsText says how long a credential lasts beyond its expiry.
+func renewsText(cred credential.Credential, resolved provider.Resolved) string {
+	switch {
+	case cred.ExpiresAt.IsZero() && cred.RefreshToken.IsZero():
+		return ""
+	case cred.RefreshToken.IsZero() || resolved.Renewal == nil:
+		return "no: there is no refresh token"
+	case cred.Renewal.IsFinal:
+		return "no: the service has refused that"
+	case cred.ExpiresAt.IsZero():
+		return "when the service does not accept it any more, while a run uses it"
+	}
+	return "before it expires, while a run uses it"
 }
 
 // use returns the provider of a stored grant, and what it comes to for a run.
