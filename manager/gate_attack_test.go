@@ -46,6 +46,9 @@ type try struct {
 	body string // in the last answer
 	// isSilent says that it succeeds, and that there are no answers.
 	isSilent bool
+	// isMalformed says that it is no request by HTTP/2, which is refused before it
+	// is one.
+	isMalformed bool
 }
 
 // refusals are the statuses of want that stand for a refusal by the gate, which the
@@ -56,6 +59,9 @@ func (a *try) refusals() []int {
 		if a.code != "" && status >= 400 {
 			statuses = append(statuses, status)
 		}
+	}
+	if a.isMalformed {
+		statuses = append(statuses, 0) // nobody has read a request that could be answered
 	}
 	return statuses
 }
@@ -544,6 +550,7 @@ func TestRequestsFromInsideAreReadInOneWay(t *testing.T) {
 		if want > 0 {
 			a.want = []int{want}
 		}
+		a.isMalformed = want == 0 || code == "" && want >= 400
 		return a
 	}
 	field := func(name, value string) [2]string { return [2]string{name, value} }

@@ -32,8 +32,12 @@ func connectMain(args []string) int {
 	}
 	// The end of the input is passed on, and what is still to come is waited for.
 	// The end of the connection is the end, whatever there is to read.
-	go copyHalf(proxy, os.Stdin)
-	copyHalf(os.Stdout, proxy)
+	go func() {
+		if copyHalf(proxy, os.Stdin) != nil {
+			shutdown(proxy, unix.SHUT_RDWR)
+		}
+	}()
+	_ = copyHalf(os.Stdout, proxy) // either way it is over
 	return 0
 }
 

@@ -24,6 +24,9 @@ const (
 	forwardBacklog = 128      // connections
 	forwardBuffer  = 32 << 10 // bytes, for each direction
 	acceptPause    = 20 * time.Millisecond
+	// readOutTimeout is how long a client has to read what the gate sent before it
+	// was gone.
+	readOutTimeout = 5 * time.Second
 )
 
 type forwarder struct {
@@ -31,6 +34,8 @@ type forwarder struct {
 	to       hop
 	preamble []byte
 	slots    chan struct{}
+	idle     int           // keepAliveIdle
+	readOut  time.Duration // readOutTimeout
 }
 
 // newForwarder listens. From then on connections wait for serve.
@@ -51,7 +56,7 @@ func newForwarder(on netip.AddrPort, to hop, preamble string) (*forwarder, error
 	}
 	return &forwarder{
 		listener: os.NewFile(uintptr(fd), "forwarder"), to: to, preamble: []byte(preamble),
-		slots: make(chan struct{}, maxForwarded),
+		slots: make(chan struct{}, maxForwarded), idle: keepAliveIdle, readOut: readOutTimeout,
 	}, nil
 }
 
@@ -83,10 +88,12 @@ func (f *forwarder) serve() {
 	}
 }
 
-// forward connects a client to the next hop and copies until both directions end.
+// forward connects a client to the next hop and copies until both directions end, or
+// one of the two is gone. The end of one direction is passed on, and ends nothing
+// else.
 func (f *forwarder) forward(client *os.File) {
 	defer client.Close()
-	keepAlive(client)
+	keepAlive(client, f.idle)
 	gate, err := f.to.dial()
 	if err != nil {
 		return // the client sees the end of its connection, as where a proxy is down
@@ -95,34 +102,101 @@ func (f *forwarder) forward(client *os.File) {
 	if _, err := gate.Write(f.preamble); err != nil {
 		return
 	}
+	w := &forwarding{forwarder: f, client: client, gate: gate, ended: make(chan struct{}, 1)}
 	var both sync.WaitGroup
-	both.Go(func() { copyHalf(gate, client) })
-	both.Go(func() { copyHalf(client, gate) })
+	both.Go(w.up)
+	both.Go(w.down)
 	both.Wait()
+}
+
+// forwarding is a client's connection and the gate's for it.
+type forwarding struct {
+	*forwarder
+	client, gate *os.File
+	ended        chan struct{} // full when one direction has ended
+}
+
+// up takes what the client sends to the gate.
+func (w *forwarding) up() {
+	err := copyHalf(w.gate, w.client)
+	switch {
+	case errors.Is(err, errWrite): // the gate is gone
+		_ = w.client.SetReadDeadline(time.Now().Add(w.readOut))
+		_, _ = io.Copy(io.Discard, w.client)
+	case err != nil:
+		shutdown(w.gate, unix.SHUT_RDWR)
+	}
+	// A client that has closed its connection looks like one that waits for an
+	// answer. A minute later its kernel says so, when it is asked: see keepAlive.
+	if w.isFirst(w.gate) && err == nil && awaitHangup(w.client) {
+		shutdown(w.gate, unix.SHUT_RDWR) // as the client has closed its own
+	}
+}
+
+// down takes what the gate sends to the client.
+func (w *forwarding) down() {
+	err := copyHalf(w.client, w.gate)
+	switch {
+	case errors.Is(err, errWrite): // the client is gone
+		shutdown(w.gate, unix.SHUT_RDWR)
+	case err != nil:
+		shutdown(w.client, unix.SHUT_WR)
+		_ = w.client.SetReadDeadline(time.Now().Add(w.readOut))
+	}
+	if w.isFirst(w.client) && err == nil && awaitHangup(w.gate) {
+		// Closing while it sends would take from it what it has yet to read.
+		_ = w.client.SetReadDeadline(time.Now().Add(w.readOut))
+	}
+}
+
+// isFirst says that a direction has ended, and whether the other has not. If that
+// waits for the end of what this one has written to, it need not any more.
+func (w *forwarding) isFirst(to *os.File) bool {
+	select {
+	case w.ended <- struct{}{}:
+		return true
+	default:
+		_ = to.SetReadDeadline(time.Unix(1, 0))
+		return false
+	}
+}
+
+// awaitHangup waits until the other end of a connection, which has sent its last, is
+// gone. It is false where the wait was ended by a deadline.
+func awaitHangup(conn *os.File) bool {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	return raw.Read(func(fd uintptr) bool {
+		state := []unix.PollFd{{Fd: int32(fd)}} //nolint:gosec // a descriptor
+		_, err := unix.Poll(state, 0)
+		return err == nil && state[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
+	}) == nil
 }
 
 var forwardBuffers = sync.Pool{New: func() any { b := make([]byte, forwardBuffer); return &b }}
 
-// copyHalf copies one direction and passes its end on. An error ends both.
-func copyHalf(to, from *os.File) {
+// errWrite says that it was the writing that failed.
+var errWrite = errors.New("write")
+
+// copyHalf copies one direction and passes its end on.
+func copyHalf(to, from *os.File) error {
 	buffer := forwardBuffers.Get().(*[]byte)
 	defer forwardBuffers.Put(buffer)
 	for {
 		n, err := from.Read(*buffer)
 		if n > 0 {
 			if _, bad := to.Write((*buffer)[:n]); bad != nil {
-				err = bad
+				return errors.Join(errWrite, bad)
 			}
 		}
 		switch {
-		case err == nil:
 		case errors.Is(err, io.EOF):
 			shutdown(to, unix.SHUT_WR)
-			return
-		default:
-			shutdown(to, unix.SHUT_RDWR)
-			shutdown(from, unix.SHUT_RDWR)
-			return
+			return nil
+		case err != nil:
+			return err
 		}
 	}
 }

@@ -94,7 +94,7 @@ func (h hop) try(deadline time.Time) (*os.File, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	keepAlive(conn)
+	keepAlive(conn, keepAliveIdle)
 	return conn, nil
 }
 
@@ -124,13 +124,13 @@ func connected(conn *os.File, deadline time.Time) error {
 
 // keepAlive has the kernel end a connection whose other end is gone. Of a Unix
 // socket it knows by itself, and the options are not for those.
-func keepAlive(conn *os.File) {
+func keepAlive(conn *os.File, idle int) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
 	}
 	_ = raw.Control(func(fd uintptr) {
-		if unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, keepAliveIdle) != nil {
+		if unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle) != nil {
 			return
 		}
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepAliveInterval)

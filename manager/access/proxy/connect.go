@@ -70,9 +70,11 @@ func (s *session) tunnel(target policy.Target, named, onlyTLS bool, e *Entry) {
 		e.Error = plainError(err)
 		return
 	}
-	_ = s.conn.SetReadDeadline(time.Time{})
 	from := &helloChecker{r: s.reader, target: target, onlyTLS: onlyTLS}
-	e.Sent, e.Received = pipe(side{s.conn, from}, side{conn, conn})
+	p := newPulse(s.gate.silence, s.conn, conn)
+	s.client.whenGone(func() { p.part(s.conn) })
+	defer s.gate.hangups.watch(conn, func() { p.part(conn) })()
+	e.Sent, e.Received = pipe(p, side{s.conn, from}, side{conn, conn})
 	if from.refused != "" {
 		e.Decision, e.Status, e.Error = Refused, http.StatusMisdirectedRequest, from.refused
 	}
@@ -188,29 +190,29 @@ type side struct {
 
 // pipe copies in both directions until both have ended, and returns the bytes that
 // went from a to b and back.
-func pipe(a, b side) (there, back int64) {
+func pipe(p *pulse, a, b side) (there, back int64) {
 	var both sync.WaitGroup
-	both.Go(func() { there = oneWay(b.conn, a) })
-	both.Go(func() { back = oneWay(a.conn, b) })
+	both.Go(func() { there = oneWay(p, b.conn, a) })
+	both.Go(func() { back = oneWay(p, a.conn, b) })
 	both.Wait()
 	return there, back
 }
 
 // oneWay copies until the end, which it passes on. Whatever else goes wrong ends
-// both directions.
-func oneWay(to net.Conn, from side) int64 {
+// both directions, unless one of the ends is gone: what that has sent arrives.
+func oneWay(p *pulse, to net.Conn, from side) int64 {
 	buffer := buffers.Get().(*[]byte)
 	defer buffers.Put(buffer)
 	var n int64
 	for {
-		_ = from.conn.SetReadDeadline(time.Now().Add(streamTimeout))
 		k, err := from.r.Read(*buffer)
 		if k > 0 {
-			_ = to.SetWriteDeadline(time.Now().Add(streamTimeout))
+			p.beat()
 			written, bad := to.Write((*buffer)[:k])
 			n += int64(written)
 			if bad != nil {
-				err = bad
+				p.part(to)
+				return n
 			}
 		}
 		if err == nil {
@@ -218,6 +220,9 @@ func oneWay(to net.Conn, from side) int64 {
 		}
 		half, can := to.(interface{ CloseWrite() error })
 		if errors.Is(err, io.EOF) && can && half.CloseWrite() == nil {
+			return n
+		}
+		if p.isParting() {
 			return n
 		}
 		_ = to.Close()
@@ -252,7 +257,7 @@ func (s *session) inspect(target policy.Target) {
 	}
 	_ = s.conn.SetDeadline(time.Time{})
 	if secure.ConnectionState().NegotiatedProtocol == "h2" {
-		s.gate.http2.serve(&inspected{session: s, target: target, misdirected: inner.misdirected, conn: secure, granted: s.run.granted(target)}, inner.closed)
+		s.gate.http2.serve(&inspected{Conn: secure, session: s, target: target, misdirected: inner.misdirected, granted: s.run.granted(target)}, inner.closed)
 		return
 	}
 	in := s.over(secure)

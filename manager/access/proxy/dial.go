@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +23,10 @@ const (
 	// ownAddressesLife is how long the host's own addresses are taken as known.
 	ownAddressesLife = 10 * time.Second
 )
+
+// keepAlive finds servers that are gone without a word, after two minutes: nothing
+// else tells them from those that have nothing to say.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 15 * time.Second, Count: 6}
 
 // addressError says that a name leads where its run may not go.
 type addressError struct {
@@ -89,7 +94,7 @@ func (d *dialer) dial(ctx context.Context, target policy.Target, named bool) (ne
 func (d *dialer) connect(ctx context.Context, addr netip.AddrPort) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, addressTimeout)
 	defer cancel()
-	var plain net.Dialer
+	plain := net.Dialer{KeepAliveConfig: keepAlive}
 	return plain.DialContext(ctx, "tcp", addr.String())
 }
 
@@ -103,14 +108,7 @@ func (d *dialer) addresses(ctx context.Context, host policy.Host) ([]netip.Addr,
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	// With a dot at its end no search domain of this host is added.
-	addrs, err := d.resolver.LookupNetIP(ctx, "ip", host.String()+".")
-	if err != nil {
-		// A name that only this host's own files have has no dot.
-		if again, other := d.resolver.LookupNetIP(ctx, "ip", host.String()); other == nil {
-			addrs, err = again, nil
-		}
-	}
+	addrs, err := d.lookUp(ctx, host.String())
 	if err != nil {
 		if found, ok := errors.AsType[*net.DNSError](err); ok {
 			return nil, fmt.Errorf("resolve %s: %s", host, found.Err) // not which server was asked
@@ -121,6 +119,24 @@ func (d *dialer) addresses(ctx context.Context, host policy.Host) ([]netip.Addr,
 		addrs[i] = addrs[i].Unmap().WithZone("")
 	}
 	return addrs, nil
+}
+
+// lookUp asks the name service for a name.
+func (d *dialer) lookUp(ctx context.Context, name string) ([]netip.Addr, error) {
+	if !strings.Contains(name, ".") {
+		// It is in this host's own files, or in a search domain of it: there are no
+		// hosts right below the root.
+		return d.resolver.LookupNetIP(ctx, "ip", name)
+	}
+	// With a dot at its end no search domain of this host is added.
+	addrs, err := d.resolver.LookupNetIP(ctx, "ip", name+".")
+	if err != nil {
+		// A name that only this host's own files have has no dot.
+		if again, other := d.resolver.LookupNetIP(ctx, "ip", name); other == nil {
+			return again, nil
+		}
+	}
+	return addrs, err
 }
 
 // objection says why an address is not for requests that no rule names it for, or

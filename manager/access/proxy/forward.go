@@ -180,6 +180,7 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 	s.granted = means
 	in := means.prepare(req.Header, req.URL.Path)
 	e.Grant = in.names()
+	defer func() { s.head.pulse = nil }()
 	resp, sent, err := s.exchange(req, target, scheme, d.Named, &e)
 	if err != nil {
 		s.failed(target, err, &e)
@@ -194,6 +195,12 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 	}
 	e.FirstByte, e.Status = time.Since(e.Time), resp.StatusCode
 	if resp.StatusCode == http.StatusSwitchingProtocols {
+		// Content that is still on its way would be taken for what comes after it.
+		var whole bool
+		if e.Sent, whole = sent.end(s); !whole {
+			e.Error = "the server switched protocols before the end of the request"
+			return false
+		}
 		s.switchProtocols(resp, &e)
 		return false
 	}
@@ -215,6 +222,10 @@ func (s *session) failed(target policy.Target, err error, e *Entry) {
 	e.Error = plainError(err)
 	if errors.Is(err, errGone) {
 		return // as a server does that closes a connection
+	}
+	if errors.Is(context.Cause(s.ctx), errClientGone) {
+		e.Error = errClientGone.Error()
+		return
 	}
 	status, why := failure(target, err)
 	e.Status = status
@@ -261,7 +272,6 @@ func plainError(err error) string {
 // relay passes an answer on, and says whether the client can tell where it ends
 // without the end of the connection.
 func (s *session) relay(req *http.Request, resp *http.Response) (n int64, delimited bool, err error) {
-	_ = s.conn.SetWriteDeadline(time.Now().Add(streamTimeout))
 	defer resp.Body.Close()
 	chunked := resp.ContentLength < 0 && slices.Contains(resp.TransferEncoding, "chunked") && req.ProtoAtLeast(1, 1)
 	none := hasNoContent(req.Method, resp.StatusCode)
@@ -352,5 +362,8 @@ func (s *session) switchProtocols(resp *http.Response, e *Entry) {
 		return
 	}
 	v := s.server
-	e.Sent, e.Received = pipe(side{s.conn, s.reader}, side{v.conn, s.granted.reader(v.reader)})
+	s.client.whenGone(func() { v.pulse.part(s.conn) })
+	defer s.gate.hangups.watch(v.conn, func() { v.pulse.part(v.conn) })()
+	sent, received := pipe(v.pulse, side{s.conn, s.reader}, side{v.conn, s.granted.reader(v.reader)})
+	e.Sent, e.Received = e.Sent+sent, received
 }

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"log"
@@ -28,13 +27,16 @@ const (
 	answerTimeout = streamTimeout
 )
 
-// inspected is a connection on which the client speaks HTTP/2, inside a CONNECT.
+// inspected is a connection on which the client speaks HTTP/2, inside a CONNECT. For
+// the server of net/http it is a connection without TLS, so that its frames can be
+// watched (watcher).
 type inspected struct {
+	net.Conn
+	watcher
 	session     *session
 	target      policy.Target
 	misdirected bool
 	granted     *granted
-	conn        *tls.Conn
 	transport   *http.Transport
 	named       atomic.Bool // what the last decision said
 }
@@ -44,16 +46,17 @@ type inspected struct {
 type http2Server struct {
 	gate   *Gate
 	server *http.Server
-	conns  chan *tls.Conn
+	conns  chan *inspected
 	done   chan struct{}
 	ended  sync.WaitGroup
-
-	known sync.Map // of *tls.Conn to *inspected
 }
 
 func newHTTP2Server(g *Gate) *http2Server {
-	h := &http2Server{gate: g, conns: make(chan *tls.Conn), done: make(chan struct{})}
+	h := &http2Server{gate: g, conns: make(chan *inspected), done: make(chan struct{})}
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
 	h.server = &http.Server{
+		Protocols:         &protocols,
 		Handler:           h,
 		ReadHeaderTimeout: headTimeout,
 		IdleTimeout:       idleTimeout,
@@ -61,8 +64,7 @@ func newHTTP2Server(g *Gate) *http2Server {
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
 		ErrorLog:          log.New(io.Discard, "", 0), // what clients do wrong is theirs
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			found, _ := h.known.Load(c)
-			return context.WithValue(ctx, inspectedKey{}, found)
+			return context.WithValue(ctx, inspectedKey{}, c)
 		},
 	}
 	h.ended.Go(func() { _ = h.server.Serve(h) })
@@ -97,8 +99,10 @@ func (h *http2Server) close() {
 
 // serve returns when the connection is closed.
 func (h *http2Server) serve(c *inspected, closed <-chan struct{}) {
-	h.known.Store(c.conn, c)
-	defer h.known.Delete(c.conn)
+	if !c.readPreface() {
+		_ = c.Close()
+		return
+	}
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
@@ -112,28 +116,35 @@ func (h *http2Server) serve(c *inspected, closed <-chan struct{}) {
 	}
 	defer c.transport.CloseIdleConnections()
 	select {
-	case h.conns <- c.conn:
+	case h.conns <- c:
 		select {
 		case <-closed:
 		case <-c.session.ctx.Done():
-			_ = c.conn.Close()
+			_ = c.Close()
 		}
 	case <-h.done:
-		_ = c.conn.Close()
+		_ = c.Close()
 	}
 }
 
 // ServeHTTP serves one request of an inspected connection.
 func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	c, ok := req.Context().Value(inspectedKey{}).(*inspected)
-	if !ok || c == nil {
+	if !ok {
 		http.Error(w, "unknown connection", http.StatusInternalServerError)
 		return
 	}
 	e := newEntry(req, c.target, "https")
 	counted := &countedAnswer{ResponseWriter: w, entry: &e, granted: c.granted.now(c.target)}
+	answered := sync.OnceFunc(c.answer)
+	if req.Method == http.MethodHead {
+		counted.ends = answered
+	}
 	body := &countedBody{ReadCloser: req.Body}
 	defer func() {
+		if req.Context().Err() == nil { // otherwise the answer has no end
+			answered()
+		}
 		e.Sent = body.n.Load()
 		c.session.record(&e)
 	}()
@@ -219,6 +230,7 @@ type countedAnswer struct {
 	http.ResponseWriter
 	entry   *Entry
 	granted *granted
+	ends    func() // called before the head of an answer that has nothing else; nil for others
 }
 
 // Unwrap lets a http.ResponseController reach what is inside.
@@ -227,6 +239,9 @@ func (c *countedAnswer) Unwrap() http.ResponseWriter { return c.ResponseWriter }
 func (c *countedAnswer) WriteHeader(status int) {
 	c.granted.coverHeader(c.Header()) // of interim answers, which are nowhere else
 	if status >= 200 {
+		if c.ends != nil {
+			c.ends()
+		}
 		c.entry.Status, c.entry.FirstByte = status, time.Since(c.entry.Time)
 	}
 	c.ResponseWriter.WriteHeader(status)

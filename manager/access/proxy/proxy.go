@@ -71,7 +71,7 @@ const (
 	identifyTimeout   = 10 * time.Second // for the token
 	headTimeout       = 30 * time.Second // from the first byte of a request's head to its end
 	idleTimeout       = 5 * time.Minute  // between two requests
-	streamTimeout     = time.Hour        // without a byte in either direction
+	streamTimeout     = time.Hour        // without a byte in either direction, and with both ends there
 	handshakeTimeout  = 20 * time.Second
 	// acceptPause is the wait after a failed accept, when descriptors have run
 	// out for instance.
@@ -147,6 +147,8 @@ type Gate struct {
 	inner     *tls.Config // towards sandboxes
 	sessions  tls.ClientSessionCache
 	http2     *http2Server
+	hangups   *hangups
+	silence   time.Duration // streamTimeout
 
 	ctx    context.Context // ends with Close; bounds what connections do
 	cancel context.CancelFunc
@@ -159,13 +161,17 @@ func New(opts Options) *Gate {
 		authority: opts.Authority, roots: opts.Roots, log: opts.Log,
 		inner:    newInnerConfig(opts.Authority),
 		dialer:   &dialer{resolver: opts.Resolver, upstream: opts.Upstream},
-		sessions: tls.NewLRUClientSessionCache(1024),
+		sessions: tls.NewLRUClientSessionCache(1024), silence: streamTimeout,
 	}
 	if g.dialer.resolver == nil {
 		g.dialer.resolver = net.DefaultResolver
 	}
 	if g.log == nil {
 		g.log = zap.NewNop()
+	}
+	var err error
+	if g.hangups, err = newHangups(); err != nil {
+		g.log.Warn("clients that are gone will be noticed late", zap.Error(err))
 	}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.http2 = newHTTP2Server(g)
@@ -178,6 +184,7 @@ func (g *Gate) Close() {
 	g.cancel()
 	g.http2.close()
 	g.busy.Wait()
+	g.hangups.close()
 }
 
 // Serve accepts connections of a run on l until ctx ends, and returns when those
@@ -228,8 +235,14 @@ func (g *Gate) Serve(ctx context.Context, run *Run, l net.Listener) {
 // serve serves one connection to its end.
 func (g *Gate) serve(ctx context.Context, run *Run, conn net.Conn) {
 	defer conn.Close()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	s := newSession(ctx, g, run, conn)
+	// What it has sent may still be on its way.
+	leave := func() { time.AfterFunc(lingerTimeout, func() { cancel(errClientGone) }) }
+	s.client = &clientEnd{then: leave}
+	defer g.hangups.watch(conn, s.client.isGone)()
 	defer s.close()
 	if err := s.identify(); err != nil {
 		if errors.Is(err, io.EOF) || ctx.Err() != nil {

@@ -22,7 +22,8 @@ type server struct {
 	head   headLimit
 	reader *bufio.Reader
 	writer *bufio.Writer
-	used   bool // it has carried a request
+	pulse  *pulse // of the exchange that is on its way
+	used   bool   // it has carried a request
 	// unwatch stops watching for the end of the run, which ends the connection:
 	// who waits for a server that says nothing would wait on.
 	unwatch func() bool
@@ -96,7 +97,8 @@ func (s *session) exchange(req *http.Request, target policy.Target, scheme strin
 		}
 		reused := v.used
 		v.used = true
-		_ = v.conn.SetDeadline(time.Now().Add(streamTimeout))
+		v.pulse = newPulse(s.gate.silence, s.conn, v.conn)
+		v.head.pulse, s.head.pulse = v.pulse, v.pulse
 		writeRequestHead(v.writer, req, target, scheme)
 		sent := &sending{}
 		if hasContent {
@@ -211,10 +213,11 @@ func (c *sending) end(s *session) (int64, bool) {
 	case <-patience.C:
 		// Reads and writes that wait end now; the connections are of no
 		// more use.
-		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
 		if s.server != nil {
+			s.server.pulse.stop()
 			_ = s.server.conn.SetWriteDeadline(time.Unix(1, 0))
 		}
+		_ = s.conn.SetReadDeadline(time.Unix(1, 0))
 		<-c.done
 		_ = s.conn.SetReadDeadline(time.Now().Add(idleTimeout))
 		return c.n, false

@@ -31,7 +31,8 @@ type session struct {
 	reader *bufio.Reader
 	writer *bufio.Writer
 	server *server // the connection to the last target, nil if there is none
-	linger bool    // an answer of the gate's own is the last thing that was sent
+	client *clientEnd
+	linger bool // an answer of the gate's own is the last thing that was sent
 
 	target  *policy.Target // of the CONNECT that the requests are in, nil if there is none
 	granted *granted       // what grants mean for the requests; nil outside of TLS
@@ -40,21 +41,27 @@ type session struct {
 // headLimit is a reader that gives no more than left bytes while a head is read.
 // What comes after is not limited: it is content.
 type headLimit struct {
-	r    io.Reader
-	left int64 // negative is no limit
+	r     io.Reader
+	left  int64  // negative is no limit
+	pulse *pulse // of the exchange that is on its way, nil if there is none
 }
 
 var errHeadTooLarge = errors.New("the head of the message is too large")
 
 func (h *headLimit) Read(p []byte) (int, error) {
 	if h.left < 0 {
-		return h.r.Read(p)
+		n, err := h.r.Read(p)
+		if n > 0 {
+			h.pulse.beat()
+		}
+		return n, err
 	}
 	if h.left == 0 {
 		return 0, errHeadTooLarge
 	}
 	n, err := h.r.Read(p[:min(int64(len(p)), h.left)])
 	h.left -= int64(n)
+	h.pulse.beat()
 	return n, err
 }
 
@@ -75,7 +82,11 @@ func newSession(ctx context.Context, g *Gate, run *Run, conn net.Conn) *session 
 }
 
 // over returns a session that goes on over another connection, for what is in TLS.
-func (s *session) over(conn net.Conn) *session { return newSession(s.ctx, s.gate, s.run, conn) }
+func (s *session) over(conn net.Conn) *session {
+	in := newSession(s.ctx, s.gate, s.run, conn)
+	in.client = s.client
+	return in
+}
 
 // close ends what the session has, and leaves its connection to whoever opened it.
 func (s *session) close() {
@@ -135,7 +146,7 @@ func (s *session) readRequest() (*http.Request, error) {
 	if err := checkHeader(req.Header); err != nil {
 		return nil, err
 	}
-	_ = s.conn.SetReadDeadline(time.Now().Add(streamTimeout))
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.gate.silence))
 	return req, nil
 }
 

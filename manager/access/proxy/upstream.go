@@ -54,7 +54,7 @@ func (d *dialer) dialThrough(ctx context.Context, via *url.URL, target policy.Ta
 	if port == "" {
 		port = "80"
 	}
-	var plain net.Dialer
+	plain := net.Dialer{KeepAliveConfig: keepAlive}
 	conn, err := plain.DialContext(ctx, "tcp", net.JoinHostPort(via.Hostname(), port))
 	if err != nil {
 		return nil, fmt.Errorf("reach the proxy of this host: %w", err)

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 )
@@ -63,7 +64,7 @@ func (p *hostProxy) serve(conn net.Conn, address string) {
 	}
 	defer server.Close()
 	_, _ = io.WriteString(conn, "HTTP/1.1 200 Connection established\r\nVia: 1.1 company\r\n\r\n")
-	pipe(side{conn, conn}, side{server, server})
+	pipe(newPulse(time.Minute, conn, server), side{conn, conn}, side{server, server})
 }
 
 func TestProxyOfTheHostIsUsed(t *testing.T) {
