@@ -178,7 +178,7 @@ func (m *Manager) checkGrants(names []string) error {
 
 // credentials opens the store of grants, of which the Manager reads no credential.
 func (m *Manager) credentials() (*credential.Store, error) {
-	return credential.Open(filepath.Join(m.opts.Home, "credentials"), credential.Options{Profile: m.opts.Profile})
+	return credential.Open(credential.Dir(m.opts.Home), credential.Options{Profile: m.opts.Profile})
 }
 
 // Grant is what is told of a stored grant: nothing of its credential.

@@ -214,7 +214,7 @@ func write(t testing.TB, path, text string) {
 // store opens the store of the home, as a gate does.
 func (c *cli) store(profile string) *credential.Store {
 	c.t.Helper()
-	s, err := credential.Open(filepath.Join(c.home, credentialsDir), credential.Options{Profile: profile, Backend: credential.BackendFile})
+	s, err := credential.Open(credential.Dir(c.home), credential.Options{Profile: profile, Backend: credential.BackendFile})
 	if err != nil {
 		c.t.Fatal(err)
 	}

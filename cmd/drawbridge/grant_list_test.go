@@ -159,6 +159,14 @@ func TestProfilesAreApart(t *testing.T) {
 	c.run("grant", "list", "--profile", "work").expect(t, 0, "no grants")
 }
 
+func TestThereIsNothingToRotateWithoutGrants(t *testing.T) {
+	t.Parallel()
+	c := newGrantCLI(t, newService(t, acmeSecret))
+	c.run("grant", "rotate").expect(t, exitFailed, "there are none", "next: run `drawbridge grant NAME`")
+	c.runInput(acmeSecret, "grant", "acme").expect(t, 0)
+	c.run("grant", "rotate").expect(t, 0, "encrypted to a new key")
+}
+
 func TestRotateKeepsTheGrantsOfAllProfiles(t *testing.T) {
 	t.Parallel()
 	c := newGrantCLI(t, newService(t, acmeSecret))
@@ -179,7 +187,7 @@ func TestRotateKeepsTheGrantsOfAllProfiles(t *testing.T) {
 	c.expectSecret(acmeSecret)
 
 	// Where one cannot be read, nothing changes.
-	write(t, filepath.Join(c.home, credentialsDir, "acme.age"), "nonsense")
+	write(t, filepath.Join(credential.Dir(c.home), "acme.age"), "nonsense")
 	c.run("grant", "rotate").expect(t, exitFailed, "cannot be decrypted", "next: run `drawbridge revoke acme`")
 	if again, err := os.ReadFile(key); err != nil || !bytes.Equal(again, after) {
 		t.Errorf("the key has changed (%v)", err)

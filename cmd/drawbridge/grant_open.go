@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -15,12 +14,6 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
-)
-
-// Directories of a home that are about grants.
-const (
-	credentialsDir = "credentials"
-	providersDir   = "providers"
 )
 
 // grants is the store of a profile, and the providers of its home.
@@ -42,7 +35,7 @@ func (a *app) openGrants(profile string) (*grants, error) {
 	if err := ensureOwnHome(home); err != nil {
 		return nil, err
 	}
-	store, err := credential.Open(filepath.Join(home, credentialsDir), credential.Options{Profile: profile, Backend: backend})
+	store, err := credential.Open(credential.Dir(home), credential.Options{Profile: profile, Backend: backend})
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +45,7 @@ func (a *app) openGrants(profile string) (*grants, error) {
 // loadProviders returns the providers of a home. Files with mistakes are told, and
 // left out.
 func (a *app) loadProviders(home string) *provider.Catalog {
-	catalog, err := provider.Load(filepath.Join(home, providersDir))
+	catalog, err := provider.Load(provider.Dir(home))
 	if err != nil {
 		for line := range strings.Lines(err.Error()) {
 			a.say("drawbridge: warning: %s", oneLine(line))
@@ -253,7 +246,7 @@ func (a *app) knownProviders() *provider.Catalog {
 	if err != nil {
 		return provider.Builtin()
 	}
-	catalog, _ := provider.Load(filepath.Join(home, providersDir)) // mistakes are told by the commands
+	catalog, _ := provider.Load(provider.Dir(home)) // mistakes are told by the commands
 	return catalog
 }
 
@@ -265,7 +258,7 @@ func (a *app) completeGrants(cmd *cobra.Command, _ []string, _ string) ([]string
 	if err != nil {
 		return nil, none
 	}
-	dir := filepath.Join(home, credentialsDir)
+	dir := credential.Dir(home)
 	if _, err := os.Stat(dir); err != nil {
 		return nil, none
 	}

@@ -344,7 +344,7 @@ func TestFilesThatCannotBeReadAreTold(t *testing.T) {
 			c := newGrantCLI(t, newService(t, acmeSecret))
 			c.runInput(acmeSecret, "grant", "acme").expect(t, 0)
 			c.run("grant", "show", "acme").expect(t, 0, "state         ok")
-			tt.spoil(c, filepath.Join(c.home, credentialsDir, "acme.age"))
+			tt.spoil(c, filepath.Join(credential.Dir(c.home), "acme.age"))
 			if got := c.run("grant", "list"); got.code != 0 || !strings.Contains(got.out, "unreadable") || !strings.Contains(got.err, tt.want) {
 				t.Errorf("list: %+v, want %q", got, tt.want)
 			}
@@ -359,7 +359,7 @@ func TestFilesThatCannotBeReadAreTold(t *testing.T) {
 // bus that hangs up. It returns how often the bus has been asked.
 func (c *cli) lockKeyring() *atomic.Int32 {
 	c.t.Helper()
-	record := filepath.Join(c.home, credentialsDir, "identity.json")
+	record := filepath.Join(credential.Dir(c.home), "identity.json")
 	text, err := os.ReadFile(record)
 	if err != nil {
 		c.t.Fatal(err)
@@ -415,7 +415,7 @@ func TestACommandThatIsInterruptedStoresNothing(t *testing.T) {
 	c := newGrantCLI(t, newService(t, acmeSecret))
 	b := c.start("grant", "acme") // waits for its input
 	eventually(t, "the store is open", func() bool {
-		_, err := os.Stat(filepath.Join(c.home, credentialsDir))
+		_, err := os.Stat(credential.Dir(c.home))
 		return err == nil
 	})
 	b.signal(syscall.SIGINT)

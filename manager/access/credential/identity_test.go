@@ -387,5 +387,15 @@ func TestARotationThatFailsAtAnyStepLosesNothing(t *testing.T) {
 
 func TestAnEmptyStoreHasNothingToRotate(t *testing.T) {
 	t.Parallel()
-	wantError(t, open(t, newHome(t), inFile).Rotate(t.Context()), ErrIdentity)
+	s := open(t, newHome(t), inFile)
+	err := s.Rotate(t.Context())
+	if err == nil || errors.Is(err, ErrIdentity) || !strings.Contains(err.Error(), "there are none; run `drawbridge grant NAME`") || strings.Contains(err.Error(), "backup") {
+		t.Errorf("got %v", err)
+	}
+	// The mirror: with grants, an identity that is missing is a loss.
+	put(t, s, github())
+	if err := os.Remove(s.keyFile); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, open(t, s.root, inFile).Rotate(t.Context()), ErrIdentity, "backup")
 }

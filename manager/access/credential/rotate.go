@@ -28,7 +28,14 @@ func (s *Store) Rotate(ctx context.Context) error {
 func (s *Store) rotate(ctx context.Context) error {
 	// What is cached may be older than what another process has left.
 	s.cache(nil)
+	files, err := s.allFiles()
+	if err != nil {
+		return err
+	}
 	k, err := s.loadKeys(ctx)
+	if errors.Is(err, errNoIdentity) && len(files) == 0 {
+		return &Error{Op: "encrypt the grants in " + s.root + " to a new key", Err: errors.New("there are none"), Next: "run `drawbridge grant NAME` to store the first one; it makes a key"}
+	}
 	if err != nil {
 		return err
 	}
@@ -36,10 +43,6 @@ func (s *Store) rotate(ctx context.Context) error {
 		return err
 	}
 	r, err := s.readRecord()
-	if err != nil {
-		return err
-	}
-	files, err := s.allFiles()
 	if err != nil {
 		return err
 	}

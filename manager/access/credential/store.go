@@ -15,6 +15,9 @@ import (
 
 const profilesName = "profiles"
 
+// Dir returns the directory of the store in a home.
+func Dir(home string) string { return filepath.Join(home, "credentials") }
+
 // Options are the options of a store. The zero value is that of the default
 // profile with the operating system's keyring.
 type Options struct {

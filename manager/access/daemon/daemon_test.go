@@ -510,7 +510,7 @@ func TestWatchEndsWithTheDaemon(t *testing.T) {
 
 func (w *world) grant(c credential.Credential) {
 	w.Helper()
-	store, err := credential.Open(filepath.Join(w.home, credentialsDir), credential.Options{Backend: credential.BackendFile})
+	store, err := credential.Open(credential.Dir(w.home), credential.Options{Backend: credential.BackendFile})
 	if err == nil {
 		err = store.Put(w.Context(), c)
 	}

@@ -22,12 +22,6 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 )
 
-// Directories of a home that are about grants.
-const (
-	credentialsDir = "credentials"
-	providersDir   = "providers"
-)
-
 const maxGrants = 32 // of one run
 
 // HomeDir is the directory in RegisterRequest.GateDir with files that tools look
@@ -63,7 +57,7 @@ func (s *server) resolve(ctx context.Context, request *RegisterRequest) (resolve
 	if err != nil {
 		return all, err
 	}
-	catalog, err := provider.Load(filepath.Join(s.opts.Home, providersDir))
+	catalog, err := provider.Load(provider.Dir(s.opts.Home))
 	if err != nil {
 		s.opts.Log.Warn("some providers cannot be used", zap.Error(err))
 	}
@@ -218,7 +212,7 @@ func (s *server) list(ctx context.Context, profile string) ([]Grant, error) {
 	if err != nil {
 		return nil, err
 	}
-	catalog, err := provider.Load(filepath.Join(s.opts.Home, providersDir))
+	catalog, err := provider.Load(provider.Dir(s.opts.Home))
 	if err != nil {
 		s.opts.Log.Warn("some providers cannot be used", zap.Error(err))
 	}

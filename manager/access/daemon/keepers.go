@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"sync"
@@ -79,7 +78,7 @@ func (s *keepers) store(profile string) (*credential.Store, error) {
 	if known := s.stores[profile]; known != nil {
 		return known, nil
 	}
-	opened, err := credential.Open(filepath.Join(s.home, credentialsDir), credential.Options{Profile: profile, Backend: s.keyring})
+	opened, err := credential.Open(credential.Dir(s.home), credential.Options{Profile: profile, Backend: s.keyring})
 	if err == nil {
 		s.stores[profile] = opened
 	}

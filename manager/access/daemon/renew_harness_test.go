@@ -46,7 +46,7 @@ func newRenewWorld(t *testing.T) *renewWorld {
 	w := &renewWorld{world: &world{T: t, home: home, client: NewClient(home, nil)}, server: oauthtest.New(t), log: &lockedBuffer{}}
 	t.Cleanup(w.client.Close)
 	var err error
-	if w.store, err = credential.Open(filepath.Join(home, credentialsDir), credential.Options{Backend: credential.BackendFile}); err != nil {
+	if w.store, err = credential.Open(credential.Dir(home), credential.Options{Backend: credential.BackendFile}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

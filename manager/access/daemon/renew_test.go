@@ -223,7 +223,7 @@ func TestARenewedCredentialThatCannotBeStoredIsStoredLater(t *testing.T) {
 	old := w.put(5 * time.Minute)
 	_, ask := w.run()
 	w.eventually("the renewal", func() bool { return w.server.Renewals() == 1 })
-	dir := filepath.Join(w.home, credentialsDir)
+	dir := credential.Dir(w.home)
 	if err := os.Rename(dir, dir+".away"); err != nil {
 		t.Fatal(err)
 	}

@@ -44,7 +44,7 @@ func (w *world) storeSSH(name string, withKey bool) sshagent.Grant {
 	if !withKey {
 		g.Private = nil
 	}
-	store, err := credential.Open(filepath.Join(w.home, credentialsDir), credential.Options{Backend: credential.BackendFile})
+	store, err := credential.Open(credential.Dir(w.home), credential.Options{Backend: credential.BackendFile})
 	if err == nil {
 		err = store.Put(w.Context(), g.Credential())
 	}

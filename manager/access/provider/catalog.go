@@ -30,6 +30,9 @@ const (
 // reserved are names that belong to grants without a Provider.
 var reserved = []string{"aws", "ssh"}
 
+// Dir returns the directory of a home that holds a person's own providers, for Load.
+func Dir(home string) string { return filepath.Join(home, "providers") }
+
 // Catalog is the providers that there are, by name. It does not change.
 type Catalog struct {
 	providers map[string]Provider // by name and alias
