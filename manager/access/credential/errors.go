@@ -70,6 +70,6 @@ func notFound(op string, g Grant) error {
 	return &Error{Op: op, Kind: ErrNotFound, Next: fmt.Sprintf("run `drawbridge grant %s`", g)}
 }
 
-func undecryptable(op string, g Grant, cause error) error {
-	return &Error{Op: op, Kind: ErrDecrypt, Err: cause, Next: fmt.Sprintf("run `drawbridge grant %s` to store it anew", g)}
+func undecryptable(op, path string, g Grant, cause error) error {
+	return &Error{Op: op + " from " + path, Kind: ErrDecrypt, Err: cause, Next: fmt.Sprintf("run `drawbridge grant %s` to store it anew", g)}
 }

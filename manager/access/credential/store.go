@@ -162,7 +162,7 @@ func (s *Store) Get(ctx context.Context, g Grant) (Credential, error) {
 	if _, told := errors.AsType[*Error](err); told {
 		return Credential{}, fmt.Errorf("%s: %w", op, err)
 	}
-	return Credential{}, undecryptable(op, g, err)
+	return Credential{}, undecryptable(op, s.path(g), g, err)
 }
 
 // read returns the credential of a grant. A rotation may have encrypted its file to

@@ -146,7 +146,7 @@ func TestSwappedFilesAreFoundOut(t *testing.T) {
 	put(t, s, named("one"), named("two"))
 	copyFile(t, s.path("one"), s.path("two"))
 	_, err := s.Get(t.Context(), "two")
-	wantError(t, err, ErrDecrypt, "holds another grant", "run `drawbridge grant two`")
+	wantError(t, err, ErrDecrypt, s.path("two"), "holds another grant", "run `drawbridge grant two`")
 	get(t, s, "one")
 }
 
@@ -172,7 +172,7 @@ func TestAFileThatIsDamagedIsAnErrorThatSaysSo(t *testing.T) {
 		if err := os.WriteFile(s.path("github"), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.Get(t.Context(), "github"); !errors.Is(err, ErrDecrypt) || !strings.Contains(err.Error(), "run `drawbridge grant github`") {
+		if _, err := s.Get(t.Context(), "github"); !errors.Is(err, ErrDecrypt) || !strings.Contains(err.Error(), "run `drawbridge grant github`") || !strings.Contains(err.Error(), s.path("github")) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -158,7 +158,7 @@ func (c *Client) ensure(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	ended, err := c.spawn()
+	ended, from, err := c.spawn()
 	if err != nil {
 		return fmt.Errorf("start the daemon: %w", err)
 	}
@@ -170,64 +170,74 @@ func (c *Client) ensure(ctx context.Context) error {
 		select {
 		case err, running := <-ended:
 			if running && err != nil {
-				return fmt.Errorf("start the daemon: %w: %s", err, c.lastWords())
+				return fmt.Errorf("start the daemon: %w: %s", err, c.wordsFrom(from))
 			}
 			// Another one was faster, and will answer; or one that is ending still
 			// stores a credential, and has the lock until then.
 			ended, again = nil, time.After(againPause)
 		case <-again:
-			if ended, err = c.spawn(); err != nil {
+			if ended, from, err = c.spawn(); err != nil {
 				return fmt.Errorf("start the daemon: %w", err)
 			}
 			again = nil
 		case <-ctx.Done():
-			return fmt.Errorf("start the daemon: it does not answer: %w: %s", ctx.Err(), c.lastWords())
+			return fmt.Errorf("start the daemon: it does not answer: %w: %s", ctx.Err(), c.wordsFrom(from))
 		case <-time.After(startPause):
 		}
 	}
 }
 
-// spawn starts a daemon in a session of its own and returns what tells its end.
-func (c *Client) spawn() (<-chan error, error) {
+// spawn starts a daemon in a session of its own and returns what tells its end, and
+// where in the log its words begin.
+func (c *Client) spawn() (<-chan error, int64, error) {
 	if len(c.command) == 0 {
-		return nil, errors.New("there is no command for it")
+		return nil, 0, errors.New("there is no command for it")
 	}
-	if err := os.MkdirAll(daemonDir(c.home), 0o700); err != nil {
-		return nil, err
+	if err := makeOwnDir(c.home); err != nil {
+		return nil, 0, err
 	}
 	words, err := os.OpenFile(c.logFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer words.Close()
-	if info, err := words.Stat(); err == nil && info.Size() > maxAnswer {
+	var from int64
+	if info, err := words.Stat(); err == nil {
+		from = info.Size()
+	}
+	if from > maxAnswer {
 		_ = words.Truncate(0)
+		from = 0
+	}
+	// Where it cannot say a word, nobody would know why it ends.
+	if _, err := fmt.Fprintf(words, "%s starting the daemon\n", time.Now().UTC().Format(time.RFC3339)); err != nil {
+		return nil, 0, fmt.Errorf("write its log: %w; make room there", err)
 	}
 	cmd := exec.Command(c.command[0], c.command[1:]...) // it outlives everybody's context
 	cmd.Stdout, cmd.Stderr = words, words
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	ended := make(chan error, 1)
 	go func() {
 		ended <- cmd.Wait() // for as long as this process lives: it leaves no zombie
 		close(ended)
 	}()
-	return ended, nil
+	return ended, from, nil
 }
 
 func (c *Client) logFile() string { return filepath.Join(daemonDir(c.home), "daemon.log") }
 
-// lastWords returns the end of what daemons printed.
-func (c *Client) lastWords() string {
+// wordsFrom returns the end of what daemons printed, from an offset in the log.
+func (c *Client) wordsFrom(from int64) string {
 	data, err := os.ReadFile(c.logFile())
-	if err != nil {
+	if err != nil || int64(len(data)) <= from {
 		return "it left no log"
 	}
 	const most = 1 << 10
-	return strings.TrimSpace(string(data[max(0, len(data)-most):]))
+	return strings.TrimSpace(string(data[max(int(from), len(data)-most):]))
 }
 
 // call performs one request.
@@ -244,6 +254,9 @@ func (c *Client) call(ctx context.Context, method, path string, content, result 
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path, body)
 	if err != nil {
+		return err
+	}
+	if err := checkOwn(c.home); err != nil {
 		return err
 	}
 	resp, err := c.http.Do(req)

@@ -80,14 +80,14 @@ func Serve(ctx context.Context, opts Options) error {
 		opts.Log = zap.NewNop()
 	}
 	left := takeInherited()
+	if err := makeOwnDir(opts.Home); err != nil {
+		return err
+	}
 	lock, err := takeLock(opts.Home, left)
 	if err != nil {
 		return err
 	}
 	defer lock.Close() // the lock goes with it
-	if err := os.MkdirAll(filepath.Join(daemonDir(opts.Home), "runs"), 0o700); err != nil {
-		return fmt.Errorf("make the daemon's directory: %w", err)
-	}
 	s, err := newServer(opts)
 	if err != nil {
 		return err
@@ -111,9 +111,6 @@ func Serve(ctx context.Context, opts Options) error {
 func takeLock(home string, left *inherited) (*os.File, error) {
 	if left != nil && left.Lock >= 0 {
 		return os.NewFile(uintptr(left.Lock), "daemon.lock"), nil
-	}
-	if err := os.MkdirAll(daemonDir(home), 0o700); err != nil {
-		return nil, fmt.Errorf("make the daemon's directory: %w", err)
 	}
 	path := filepath.Join(daemonDir(home), "daemon.lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -397,6 +394,15 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 		if reflect.DeepEqual(before.request, request) && before.granted.isAlike(&granted) {
 			return before, nil
 		}
+	}
+	if request.Token == "" {
+		request.Token = rand.Text()
+	}
+	// On a full disk, what is served already goes on as it is.
+	if err := s.writeDown(&request, &granted); err != nil {
+		return nil, err
+	}
+	if before != nil {
 		before.end()
 		delete(s.runs, request.RunID)
 	}
@@ -411,18 +417,20 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 
 // admit serves a run, on l if there is one.
 func (s *server) admit(ctx context.Context, request RegisterRequest, granted resolved, l *net.UnixListener, allowed *policy.Policy) (*registered, error) {
-	if request.Token == "" {
-		request.Token = rand.Text()
-	}
 	r := &registered{request: request, granted: granted, stopped: make(chan struct{})}
 	var err error
 	if r.log, err = openRecorder(request.LogDir, request.LogLimit, s.opts.Log); err != nil {
-		return nil, err
+		return nil, errors.Join(err, os.Remove(runFile(s.opts.Home, request.RunID)))
 	}
-	if r.listener, err = s.prepare(&request, &granted, l); err != nil {
-		r.log.close()
-		return nil, err
+	if l == nil {
+		// The directory is closed to other users of the host; in the sandbox the
+		// command's user has to get in.
+		if l, err = listen(filepath.Join(request.GateDir, SocketFile), 0o666); err != nil {
+			r.log.close()
+			return nil, errors.Join(fmt.Errorf("listen for the run: %w", err), os.Remove(runFile(s.opts.Home, request.RunID)))
+		}
 	}
+	r.listener = l
 	agent, agentListener, err := agentOf(&request, &granted, r.log.record)
 	if err != nil {
 		r.log.close()
@@ -432,7 +440,7 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 	r.stop = stop
 	r.run = &proxy.Run{
 		ID: request.RunID, Token: request.Token, Policy: allowed, Learn: request.Learn,
-		Grants: granted.grants, Keeper: granted.keepers, Record: r.log.record,
+		Grants: granted.grants, Keeper: granted.keepers, Record: r.log.record, CanRecord: r.log.canRecord,
 	}
 	for _, k := range granted.keepers {
 		k.join(r.run)
@@ -450,34 +458,24 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 	return r, nil
 }
 
-// prepare writes a registration down and opens the run's socket, unless l is open on
-// it.
-func (s *server) prepare(request *RegisterRequest, granted *resolved, l *net.UnixListener) (*net.UnixListener, error) {
+// writeDown writes a registration, for daemons to come, and what the sandbox gets.
+func (s *server) writeDown(request *RegisterRequest, granted *resolved) error {
 	data, err := json.Marshal(request)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for name, content := range s.shared {
 		if err := s.share(name, content, request.GateDir); err != nil {
-			return nil, fmt.Errorf("write what the sandbox gets: %w", err)
+			return fmt.Errorf("write what the sandbox gets: %w", err)
 		}
 	}
 	if err := granted.stage(request.GateDir); err != nil {
-		return nil, fmt.Errorf("write the files of grants: %w", err)
+		return fmt.Errorf("write the files of grants: %w", err)
 	}
 	if err := writeFile(runFile(s.opts.Home, request.RunID), data, 0o600); err != nil {
-		return nil, fmt.Errorf("record the run: %w", err)
+		return fmt.Errorf("record the run: %w", err)
 	}
-	if l != nil {
-		return l, nil
-	}
-	// The directory is closed to other users of the host; in the sandbox the
-	// command's user has to get in.
-	l, err = listen(filepath.Join(request.GateDir, SocketFile), 0o666)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("listen for the run: %w", err), os.Remove(runFile(s.opts.Home, request.RunID)))
-	}
-	return l, nil
+	return nil
 }
 
 // share puts a file into a run's directory: the same file for all runs, where the
@@ -498,10 +496,14 @@ func (s *server) share(name string, content []byte, dir string) error {
 
 // writeFile writes a file whole or not at all.
 func writeFile(path string, data []byte, mode os.FileMode) error {
-	if err := os.WriteFile(path+".new", data, mode); err != nil {
-		return err
+	err := os.WriteFile(path+".new", data, mode)
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
-	return os.Rename(path+".new", path)
+	if err != nil {
+		_ = os.Remove(path + ".new") // of no use, and it may be what fills the disk
+	}
+	return err
 }
 
 // forget ends the service of a run and leaves nothing of it.

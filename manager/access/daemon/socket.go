@@ -3,9 +3,41 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"path/filepath"
+	"syscall"
 )
+
+// makeOwnDir makes the directory of the daemon, and refuses what is another user's.
+func makeOwnDir(home string) error {
+	if err := os.MkdirAll(filepath.Join(daemonDir(home), "runs"), 0o700); err != nil {
+		return fmt.Errorf("make the daemon's directory: %w", err)
+	}
+	return checkOwn(home)
+}
+
+// checkOwn refuses to talk to the daemon of another user, and to take what is no
+// socket for one. What is not there yet is well.
+func checkOwn(home string) error {
+	for path, kind := range map[string]os.FileMode{daemonDir(home): os.ModeDir, socketPath(home): os.ModeSocket} {
+		info, err := os.Lstat(path)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("look for the daemon: %w", err)
+		}
+		if info.Mode().Type() != kind {
+			return fmt.Errorf("use the daemon of %s: %s is in the way, which is not the daemon's; move it away", home, path)
+		}
+		if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
+			return fmt.Errorf("use the daemon of %s: %s belongs to user %d, not to user %d who runs this; set DRAWBRIDGE_HOME to a directory of your own", home, path, owner.Uid, os.Geteuid())
+		}
+	}
+	return nil
+}
 
 // listen listens at path, in the place of whatever socket is there: at every
 // moment there is one that can be connected to.

@@ -4,14 +4,24 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
+// maxSocketPath is the length in bytes of the longest path that the address of a
+// socket holds: 104 with the NUL at its end.
+const maxSocketPath = 103
+
 // withShortPath calls do with path: there is no shorter one here.
-func withShortPath(path string, do func(string) error) error { return do(path) }
+func withShortPath(path string, do func(string) error) error {
+	if len(path) > maxSocketPath {
+		return fmt.Errorf("the path %s has %d bytes, and that of a socket %d at most; set DRAWBRIDGE_HOME to a directory with a shorter path", path, len(path), maxSocketPath)
+	}
+	return do(path)
+}
 
 // checkPeer refuses connections of other users.
 func checkPeer(conn *net.UnixConn) error {

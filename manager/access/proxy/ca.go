@@ -27,8 +27,11 @@ import (
 const (
 	authorityLife = 5 * 365 * 24 * time.Hour
 	leafLife      = 7 * 24 * time.Hour
-	// clockSkew is how far a sandbox's or a host's clock may be behind.
+	// clockSkew is how far a sandbox's clock may be behind that of this host.
 	clockSkew = time.Hour
+	// authorityPast is how far this host's clock may be set back: the authority is
+	// not made anew then, because runs that are up know the one that there is.
+	authorityPast = 5 * 365 * 24 * time.Hour
 	// renewBefore is how long before its end a certificate is made anew.
 	renewBefore = 24 * time.Hour
 	// maxLeaves bounds the certificates that are kept: about 3 KiB each.
@@ -49,6 +52,7 @@ type Authority struct {
 	certificate *x509.Certificate
 	key         *ecdsa.PrivateKey
 	pem         []byte
+	now         func() time.Time
 
 	making singleflight.Group
 	mu     sync.Mutex
@@ -62,7 +66,7 @@ type Authority struct {
 // Processes that open the same directory at once must be kept apart by the caller.
 func OpenAuthority(dir string) (*Authority, error) {
 	a, err := readAuthority(dir)
-	if err == nil && time.Until(a.certificate.NotAfter) > 30*24*time.Hour {
+	if err == nil && a.certificate.NotAfter.Sub(a.now()) > 30*24*time.Hour {
 		return a, nil
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -98,7 +102,7 @@ func readAuthority(dir string) (*Authority, error) {
 
 func newAuthority(certificate *x509.Certificate, key *ecdsa.PrivateKey) *Authority {
 	return &Authority{
-		certificate: certificate, key: key, leaves: make(map[string]*tls.Certificate),
+		certificate: certificate, key: key, now: time.Now, leaves: make(map[string]*tls.Certificate),
 		pem: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Raw}),
 	}
 }
@@ -117,7 +121,7 @@ func makeAuthority(dir string) (*Authority, error) {
 		SerialNumber: serial,
 		// Programs tell authorities apart by name: each home's has its own.
 		Subject:   pkix.Name{CommonName: fmt.Sprintf("Drawbridge gate %x", serial.Bytes()[:4]), Organization: []string{"Drawbridge"}},
-		NotBefore: now.Add(-clockSkew), NotAfter: now.Add(authorityLife),
+		NotBefore: now.Add(-authorityPast), NotAfter: now.Add(authorityLife),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true,
 		IsCA: true, MaxPathLenZero: true,
 	}
@@ -167,7 +171,7 @@ func (a *Authority) leaf(host policy.Host) (*tls.Certificate, error) {
 	a.mu.Lock()
 	found := a.leaves[name]
 	a.mu.Unlock()
-	if found != nil && time.Until(found.Leaf.NotAfter) > renewBefore {
+	if found != nil && a.isGood(found.Leaf) {
 		return found, nil
 	}
 	made, err, _ := a.making.Do(name, func() (any, error) {
@@ -192,7 +196,22 @@ func (a *Authority) leaf(host policy.Host) (*tls.Certificate, error) {
 	return made.(*tls.Certificate), nil
 }
 
+// isGood tells whether a certificate can be shown: the clock may have been set since
+// it was made.
+func (a *Authority) isGood(leaf *x509.Certificate) bool {
+	now := a.now()
+	left := leaf.NotAfter.Sub(now)
+	return !now.Before(leaf.NotBefore) && (left > renewBefore || left > 0 && leaf.NotAfter.Equal(a.certificate.NotAfter))
+}
+
 func (a *Authority) makeLeaf(host policy.Host) (*tls.Certificate, error) {
+	now := a.now()
+	switch own := a.certificate; {
+	case now.Before(own.NotBefore):
+		return nil, fmt.Errorf("the gate's authority is valid from %s, and this host's clock says %s; set the clock", own.NotBefore.Format(time.DateOnly), now.Format(time.DateTime))
+	case now.After(own.NotAfter):
+		return nil, fmt.Errorf("the gate's authority was valid until %s; set the clock of this host, or end all runs of the home: five minutes later the next run gets another one", own.NotAfter.Format(time.DateOnly))
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -201,10 +220,13 @@ func (a *Authority) makeLeaf(host policy.Host) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
+	end := now.Add(leafLife)
+	if end.After(a.certificate.NotAfter) {
+		end = a.certificate.NotAfter
+	}
 	template := &x509.Certificate{
 		SerialNumber: serial,
-		NotBefore:    now.Add(-clockSkew), NotAfter: now.Add(leafLife),
+		NotBefore:    now.Add(-clockSkew), NotAfter: end,
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	if addr, is := host.Addr(); is {

@@ -27,6 +27,11 @@ func (s *session) connect(req *http.Request) {
 		return
 	}
 	e.Host, e.Port = target.Host.String(), int(target.Port)
+	if status, why := s.run.unrecordable(&e); status != 0 {
+		s.answer(status, why)
+		s.record(&e)
+		return
+	}
 	verdict, d := s.run.Policy.Connect(target)
 	e.Rule, e.Decision = d.Rule, Allowed
 	if verdict == policy.Refuse && s.run.Learn && !d.Limited {

@@ -113,6 +113,21 @@ func (r *Run) record(e *Entry) {
 	r.Record(*e)
 }
 
+// unrecordable refuses a request of which there would be no record, and returns the
+// answer to it; a status of 0 where it can be recorded. What is going on must not go
+// unseen.
+func (r *Run) unrecordable(e *Entry) (int, refusal) {
+	if r.CanRecord == nil {
+		return 0, refusal{}
+	}
+	err := r.CanRecord()
+	if err == nil {
+		return 0, refusal{}
+	}
+	e.Decision, e.Status, e.Error = Refused, http.StatusServiceUnavailable, err.Error()
+	return e.Status, refusal{Code: codeUnrecorded, Message: err.Error(), Next: "try again later, or tell the person who runs the server"}
+}
+
 // decide asks the policy, and says whether the request goes on.
 func (r *Run) decide(req policy.Request, e *Entry) (policy.Decision, bool) {
 	d := r.Policy.Decide(req)
@@ -161,6 +176,10 @@ func plainRefusal(target policy.Target) refusal {
 func (s *session) forward(req *http.Request, target policy.Target, scheme string) (again bool) {
 	e := newEntry(req, target, scheme)
 	defer s.record(&e)
+	if status, why := s.run.unrecordable(&e); status != 0 {
+		s.answer(status, why)
+		return false
+	}
 	d, ok := s.run.decide(policy.Request{Target: target, Method: req.Method, Path: e.Path}, &e)
 	if !ok {
 		e.Status = http.StatusForbidden

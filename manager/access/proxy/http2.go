@@ -148,6 +148,10 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		e.Sent = body.n.Load()
 		c.session.record(&e)
 	}()
+	if status, why := c.session.run.unrecordable(&e); status != 0 {
+		answerHTTP2(counted, status, why)
+		return
+	}
 	inner, err := policy.ParseTarget(req.Host, 443)
 	switch {
 	case req.Method == http.MethodConnect:

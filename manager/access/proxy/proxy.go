@@ -95,6 +95,9 @@ type Run struct {
 	// Record is told of each request when it is over. It is called from many
 	// goroutines, and the connection waits for it.
 	Record func(Entry)
+	// CanRecord says why a request could not be recorded, in words for who asked. It
+	// is not let through then. Nil is for a record that takes everything.
+	CanRecord func() error
 
 	prepare sync.Once // makes the first holdings
 	held    atomic.Pointer[holdings]

@@ -68,4 +68,5 @@ const (
 	codeEncoding    = "unreadable_answer"
 	codeIdentity    = "unknown_run"
 	codeUnusable    = "grant_unusable"
+	codeUnrecorded  = "record_unavailable"
 )
