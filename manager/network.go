@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
@@ -247,6 +248,9 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 	}
 	c.releases.push("the registration with the gate", func(ctx context.Context) error { return m.gate.client.Unregister(ctx, c.row.ID) })
 	got, err := m.gate.client.Register(ctx, registration(store, c.row.ID, &sp, ""))
+	if errors.Is(err, syscall.ENOSPC) {
+		return err // classified like any other full disk
+	}
 	if refused, ok := errors.AsType[*daemon.RefusedError](err); ok {
 		return failf(CodeInvalidArgument, "", "%s", refused.Message)
 	}

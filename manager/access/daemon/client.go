@@ -31,10 +31,16 @@ var ErrNotRunning = errors.New("no daemon serves this home")
 
 // RefusedError says that the daemon is well and does not do what it was asked for. Its
 // message says why, and what mends it.
-type RefusedError struct{ Message string }
+type RefusedError struct {
+	Message string
+	cause   error // nil where only the message tells
+}
 
 // Error returns the message.
 func (e *RefusedError) Error() string { return e.Message }
+
+// Unwrap returns syscall.ENOSPC where there is no room on the disk.
+func (e *RefusedError) Unwrap() error { return e.cause }
 
 // Client speaks with the daemon of a home, and starts it where that is needed. It
 // is safe for concurrent use.
@@ -276,7 +282,11 @@ func (c *Client) call(ctx context.Context, method, path string, content, result 
 		if json.Unmarshal(data, &why) != nil || why.Message == "" {
 			why.Message = resp.Status
 		}
-		return &RefusedError{why.Message}
+		refused := &RefusedError{Message: why.Message}
+		if resp.StatusCode == http.StatusInsufficientStorage {
+			refused.cause = syscall.ENOSPC
+		}
+		return refused
 	case result == nil:
 		return nil
 	}

@@ -78,7 +78,7 @@ func TestFullDiskLetsNothingThroughUnseen(t *testing.T) {
 	changed := r
 	changed.NetworkRules = nil
 	for _, request := range []RegisterRequest{other, changed} {
-		if _, err := w.client.Register(t.Context(), request); err == nil || !strings.Contains(err.Error(), "no space left on device") {
+		if _, err := w.client.Register(t.Context(), request); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), "no space left on device") {
 			t.Errorf("registering %s: %v", request.RunID, err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestFullDiskLetsNothingThroughUnseen(t *testing.T) {
 		_, err = f.Write([]byte("x"))
 	}
 	_ = f.Close()
-	if _, err := w.client.Register(t.Context(), r); err == nil || !strings.Contains(err.Error(), log+": no space left on device; make room there") {
+	if _, err := w.client.Register(t.Context(), r); !errors.Is(err, syscall.ENOSPC) || !strings.Contains(err.Error(), log+": no space left on device; make room there") {
 		t.Errorf("starting a daemon: %v", err)
 	}
 	if err := os.Remove(ballast); err != nil {

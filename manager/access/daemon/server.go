@@ -576,6 +576,8 @@ func (s *server) register(w http.ResponseWriter, req *http.Request) {
 	switch {
 	case errors.Is(err, errClosing):
 		answer(w, http.StatusServiceUnavailable, failure{err.Error()})
+	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT):
+		answer(w, http.StatusInsufficientStorage, failure{err.Error()})
 	case err != nil:
 		answer(w, http.StatusUnprocessableEntity, failure{err.Error()})
 	default:
