@@ -35,6 +35,7 @@ type forwarder struct {
 	preamble []byte
 	slots    chan struct{}
 	idle     int           // keepAliveIdle
+	interval int           // keepAliveInterval
 	readOut  time.Duration // readOutTimeout
 }
 
@@ -56,7 +57,7 @@ func newForwarder(on netip.AddrPort, to hop, preamble string) (*forwarder, error
 	}
 	return &forwarder{
 		listener: os.NewFile(uintptr(fd), "forwarder"), to: to, preamble: []byte(preamble),
-		slots: make(chan struct{}, maxForwarded), idle: keepAliveIdle, readOut: readOutTimeout,
+		slots: make(chan struct{}, maxForwarded), idle: keepAliveIdle, interval: keepAliveInterval, readOut: readOutTimeout,
 	}, nil
 }
 
@@ -93,7 +94,7 @@ func (f *forwarder) serve() {
 // else.
 func (f *forwarder) forward(client *os.File) {
 	defer client.Close()
-	keepAlive(client, f.idle)
+	keepAlive(client, f.idle, f.interval)
 	gate, err := f.to.dial()
 	if err != nil {
 		return // the client sees the end of its connection, as where a proxy is down
@@ -169,7 +170,7 @@ func awaitHangup(conn *os.File) bool {
 		return false
 	}
 	return raw.Read(func(fd uintptr) bool {
-		state := []unix.PollFd{{Fd: int32(fd)}} //nolint:gosec // a descriptor
+		state := []unix.PollFd{{Fd: int32(fd)}}
 		_, err := unix.Poll(state, 0)
 		return err == nil && state[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0
 	}) == nil

@@ -31,7 +31,7 @@ func newTestForwarder(t *testing.T) *testForwarder {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f.idle, f.readOut = 1, time.Second
+	f.idle, f.interval, f.readOut = 1, 1, time.Second
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

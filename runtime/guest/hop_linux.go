@@ -94,7 +94,7 @@ func (h hop) try(deadline time.Time) (*os.File, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	keepAlive(conn, keepAliveIdle)
+	keepAlive(conn, keepAliveIdle, keepAliveInterval)
 	return conn, nil
 }
 
@@ -124,7 +124,7 @@ func connected(conn *os.File, deadline time.Time) error {
 
 // keepAlive has the kernel end a connection whose other end is gone. Of a Unix
 // socket it knows by itself, and the options are not for those.
-func keepAlive(conn *os.File, idle int) {
+func keepAlive(conn *os.File, idle, interval int) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return
@@ -133,7 +133,7 @@ func keepAlive(conn *os.File, idle int) {
 		if unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, idle) != nil {
 			return
 		}
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, keepAliveInterval)
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, interval)
 		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveProbes)
 		_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
 	})

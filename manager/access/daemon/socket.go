@@ -21,19 +21,22 @@ func makeOwnDir(home string) error {
 // checkOwn refuses to talk to the daemon of another user, and to take what is no
 // socket for one. What is not there yet is well.
 func checkOwn(home string) error {
-	for path, kind := range map[string]os.FileMode{daemonDir(home): os.ModeDir, socketPath(home): os.ModeSocket} {
-		info, err := os.Lstat(path)
+	for _, own := range []struct {
+		path string
+		kind os.FileMode
+	}{{daemonDir(home), os.ModeDir}, {socketPath(home), os.ModeSocket}} {
+		info, err := os.Lstat(own.path)
 		if errors.Is(err, os.ErrNotExist) {
 			continue
 		}
 		if err != nil {
 			return fmt.Errorf("look for the daemon: %w", err)
 		}
-		if info.Mode().Type() != kind {
-			return fmt.Errorf("use the daemon of %s: %s is in the way, which is not the daemon's; move it away", home, path)
+		if info.Mode().Type() != own.kind {
+			return fmt.Errorf("use the daemon of %s: %s is in the way, which is not the daemon's; move it away", home, own.path)
 		}
 		if owner, ok := info.Sys().(*syscall.Stat_t); ok && int(owner.Uid) != os.Geteuid() {
-			return fmt.Errorf("use the daemon of %s: %s belongs to user %d, not to user %d who runs this; set DRAWBRIDGE_HOME to a directory of your own", home, path, owner.Uid, os.Geteuid())
+			return fmt.Errorf("use the daemon of %s: %s belongs to user %d, not to user %d who runs this; set DRAWBRIDGE_HOME to a directory of your own", home, own.path, owner.Uid, os.Geteuid())
 		}
 	}
 	return nil

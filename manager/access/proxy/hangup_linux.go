@@ -50,7 +50,7 @@ func newHangups() (*hangups, error) {
 // event has the number of a connection where others have its descriptor, which may
 // be another's by the time it is looked at.
 func event(number uint64, events uint32) *unix.EpollEvent {
-	return &unix.EpollEvent{Events: events, Fd: int32(uint32(number)), Pad: int32(uint32(number >> 32))} //nolint:gosec // the two halves of it
+	return &unix.EpollEvent{Events: events, Fd: int32(uint32(number)), Pad: int32(uint32(number >> 32))}
 }
 
 func (h *hangups) run() {
@@ -62,7 +62,7 @@ func (h *hangups) run() {
 			return // it was closed
 		}
 		for _, e := range events[:max(n, 0)] {
-			number := uint64(uint32(e.Pad))<<32 | uint64(uint32(e.Fd)) //nolint:gosec // as event has put them
+			number := uint64(uint32(e.Pad))<<32 | uint64(uint32(e.Fd))
 			if number == 0 {
 				return
 			}

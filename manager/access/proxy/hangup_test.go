@@ -291,14 +291,14 @@ func TestSilenceOfBothSidesIsBounded(t *testing.T) {
 		before := client.deadline
 		p.start = p.start.Add(-streamTimeout / 2) // half an hour goes by
 		p.beat()
-		if client.deadline == before || client.deadline != server.deadline || time.Until(client.deadline) < streamTimeout-time.Minute {
+		if client.deadline.Equal(before) || !client.deadline.Equal(server.deadline) || time.Until(client.deadline) < streamTimeout-time.Minute {
 			t.Errorf("the deadlines are %v and %v, before it was %v", client.deadline, server.deadline, before)
 		}
 	}
 	p.stop()
 	before := client.deadline
 	p.start = p.start.Add(-streamTimeout)
-	if p.beat(); client.deadline != before {
+	if p.beat(); !client.deadline.Equal(before) {
 		t.Error("a pulse that has stopped changes deadlines")
 	}
 

@@ -158,7 +158,7 @@ func TestWhatIsNoHTTP2IsRecorded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWorld(t, policy.Strict)
-			host := w.server("held.test", http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+			host := w.server("held.test", http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 				if req.URL.Path == "/held" {
 					<-req.Context().Done()
 				}
