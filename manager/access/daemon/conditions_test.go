@@ -9,6 +9,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 )
 
 func TestOfTwoDaemonsOneServes(t *testing.T) {
@@ -143,4 +146,77 @@ func TestHomeMayHaveALongPath(t *testing.T) {
 	if status, err := long.ask(r, got.Token, "http://"+host+"/"); status != 200 || err != nil {
 		t.Errorf("got %d, %v", status, err)
 	}
+}
+
+// A run is not registered with a grant that cannot be used, and the message says
+// which file it is, and what mends it.
+func TestGrantThatCannotBeUsedIsNamed(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stays)
+	if err := os.Chmod(w.home, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	npm := credential.Credential{Grant: "npm", Provider: "npm", Source: credential.SourcePrompt, Values: map[string]credential.Secret{"token": credential.NewSecret("npm_" + strings.Repeat("y", 36))}}
+	github := credential.Credential{Grant: "github", Provider: "github", Source: credential.SourcePrompt, Values: map[string]credential.Secret{"token": credential.NewSecret("ghp_" + strings.Repeat("x", 36))}}
+	expired := npm
+	expired.CreatedAt, expired.ExpiresAt = time.Now().Add(-2*time.Hour), time.Now().Add(-time.Hour)
+	w.grant(github)
+	file := filepath.Join(credential.Dir(w.home), "npm.age")
+	change := func(change func(data []byte) []byte) func() error {
+		return func() error {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				return err
+			}
+			return os.WriteFile(file, change(data), 0o600)
+		}
+	}
+	r := w.request(1)
+	r.Grants = []string{"github", "npm"}
+	for name, test := range map[string]struct {
+		spoil func() error
+		want  []string
+	}{
+		"truncated": {change(func(data []byte) []byte { return data[:len(data)/2] }), []string{file, "run `drawbridge grant npm`"}},
+		"corrupt": {change(func(data []byte) []byte {
+			data[len(data)-1] ^= 1
+			return data
+		}), []string{file, "run `drawbridge grant npm`"}},
+		"swapped": {func() error {
+			other, err := os.ReadFile(filepath.Join(credential.Dir(w.home), "github.age"))
+			return errors.Join(err, os.WriteFile(file, other, 0o600))
+		}, []string{file, "it holds another grant", "run `drawbridge grant npm`"}},
+		"open to others": {func() error { return os.Chmod(file, 0o644) }, []string{file, "run `chmod 600 " + file + "`"}},
+		"gone":           {func() error { return os.Remove(file) }, []string{"run `drawbridge grant npm`"}},
+		"expired":        {func() error { w.grant(expired); return nil }, []string{"expired at", "run `drawbridge grant npm` again"}},
+		"without a key": {func() error {
+			return os.Rename(filepath.Join(w.home, "identity.age.key"), filepath.Join(w.home, "moved"))
+		}, []string{filepath.Join(w.home, "identity.age.key"), "bring it back from a backup"}},
+	} {
+		w.grant(npm)
+		if err := test.spoil(); err != nil {
+			t.Fatal(err)
+		}
+		_, err := w.client.Register(t.Context(), r)
+		for _, want := range test.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: %v, want %q", name, err, want)
+			}
+		}
+		if err != nil && (strings.Contains(err.Error(), "ghp_") || strings.Contains(err.Error(), "npm_")) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name == "without a key" {
+			if err := os.Rename(filepath.Join(w.home, "moved"), filepath.Join(w.home, "identity.age.key")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name == "open to others" {
+			if err := os.Chmod(file, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.grant(npm)
+	w.register(r) // the mirror
 }
