@@ -431,7 +431,7 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 		}
 	}
 	r.listener = l
-	agent, agentListener, err := agentOf(&request, &granted, r.log.record)
+	agent, agentListener, err := agentOf(&request, &granted, r.log)
 	if err != nil {
 		r.log.close()
 		return nil, errors.Join(err, r.listener.Close(), os.Remove(runFile(s.opts.Home, request.RunID)))

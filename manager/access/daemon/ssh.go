@@ -118,7 +118,7 @@ func agentSocket(request *RegisterRequest) string {
 
 // agentOf returns the SSH agent of a run and what it listens on; nil without SSH
 // grants.
-func agentOf(request *RegisterRequest, granted *resolved, record func(proxy.Entry)) (*sshagent.Server, net.Listener, error) {
+func agentOf(request *RegisterRequest, granted *resolved, log *recorder) (*sshagent.Server, net.Listener, error) {
 	path := filepath.Join(request.GateDir, AgentFile)
 	if len(granted.ssh) == 0 {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -133,7 +133,7 @@ func agentOf(request *RegisterRequest, granted *resolved, record func(proxy.Entr
 	}
 	return sshagent.New(sshagent.Options{
 		SocketPath: path, Grants: granted.ssh, Upstream: agentSocket(request),
-		Record: func(e sshagent.Event) { record(signatureEntry(e)) },
+		Record: func(e sshagent.Event) { log.record(signatureEntry(e)) }, CanRecord: log.canRecord,
 	}), l, nil
 }
 

@@ -61,6 +61,7 @@ type Server struct {
 	grants   []Grant
 	upstream string
 	record   func(Event)
+	able     func() error // to record
 	pace     pace
 }
 
@@ -74,6 +75,9 @@ type Options struct {
 	// Record gets every signature and every refusal. It is called by several
 	// goroutines.
 	Record func(Event)
+	// CanRecord says why a signature could not be recorded. None is made then. Nil is
+	// for a record that takes everything.
+	CanRecord func() error
 }
 
 // Event is a signature, or the refusal of a request.
@@ -90,7 +94,10 @@ type Event struct {
 
 // New returns the agent of a run.
 func New(opts Options) *Server {
-	s := &Server{SocketPath: opts.SocketPath, grants: opts.Grants, upstream: opts.Upstream, record: opts.Record, pace: newPace()}
+	s := &Server{SocketPath: opts.SocketPath, grants: opts.Grants, upstream: opts.Upstream, record: opts.Record, able: opts.CanRecord, pace: newPace()}
+	if s.able == nil {
+		s.able = func() error { return nil }
+	}
 	if s.record == nil {
 		s.record = func(Event) {}
 	}
@@ -302,6 +309,9 @@ func (c *connection) sign(ctx context.Context, content []byte, e *Event) (*ssh.S
 		return nil, errSession
 	}
 	c.pace.wait(ctx)
+	if err := c.able(); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, signTimeout)
 	defer cancel()
 	signature, err := g.sign(ctx, c.upstream, data, login.algorithm)

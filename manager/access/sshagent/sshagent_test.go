@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"io"
 	"net"
 	"strconv"
@@ -139,6 +140,32 @@ func TestOnlyLoginsInTheBoundSessionAreSigned(t *testing.T) {
 				t.Errorf("answered %v, recorded %+v", answer, last)
 			}
 		})
+	}
+}
+
+// A signature that cannot be recorded is not made.
+func TestNothingIsSignedUnseen(t *testing.T) {
+	t.Parallel()
+	c := newConversation(t, "")
+	errFull := errors.New("there is no room")
+	full := true
+	var events []Event
+	s := New(Options{Grants: []Grant{c.grant}, Record: func(e Event) { events = append(events, e) }, CanRecord: func() error {
+		if full {
+			return errFull
+		}
+		return nil
+	}})
+	conn := connection{Server: s}
+	conn.answer(t.Context(), c.bindTo(t, c.host, c.session, 0))
+	user := c.user.public()
+	login := signMessage(user, loginData(c.session, user, user.Type(), connectionService, plainMethod))
+	if answer := conn.answer(t.Context(), login); !bytes.Equal(answer, []byte{answerFailure}) || len(events) != 1 || events[0].Refused != errFull.Error() {
+		t.Errorf("answered %v, recorded %+v", answer, events)
+	}
+	full = false
+	if answer := conn.answer(t.Context(), login); answer[0] != answerSign || len(events) != 2 || events[1].Refused != "" {
+		t.Errorf("with room: answered %v, recorded %+v", answer, events)
 	}
 }
 
