@@ -227,6 +227,9 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 	e.Received, complete, err = s.relay(req, resp)
 	if err != nil {
 		e.Error = "the answer broke off: " + plainError(err)
+		if errors.Is(context.Cause(s.ctx), errClientGone) {
+			e.Error = errClientGone.Error()
+		}
 	}
 	var whole bool
 	e.Sent, whole = sent.end(s)
