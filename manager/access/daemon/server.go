@@ -395,17 +395,6 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 			return before, nil
 		}
 	}
-	if request.Token == "" {
-		request.Token = rand.Text()
-	}
-	// On a full disk, what is served already goes on as it is.
-	if err := s.writeDown(&request, &granted); err != nil {
-		return nil, err
-	}
-	if before != nil {
-		before.end()
-		delete(s.runs, request.RunID)
-	}
 	r, err := s.admit(ctx, request, granted, l, allowed)
 	if err != nil {
 		return nil, err
@@ -415,8 +404,19 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	return r, nil
 }
 
-// admit serves a run, on l if there is one.
+// admit serves a run, on l if there is one, in place of how it was served before.
 func (s *server) admit(ctx context.Context, request RegisterRequest, granted resolved, l *net.UnixListener, allowed *policy.Policy) (*registered, error) {
+	if request.Token == "" {
+		request.Token = rand.Text()
+	}
+	// On a full disk, what is served already goes on as it is.
+	if err := s.writeDown(&request, &granted); err != nil {
+		return nil, err
+	}
+	if before := s.runs[request.RunID]; before != nil {
+		before.end()
+		delete(s.runs, request.RunID)
+	}
 	r := &registered{request: request, granted: granted, stopped: make(chan struct{})}
 	var err error
 	if r.log, err = openRecorder(request.LogDir, request.LogLimit, s.opts.Log); err != nil {
