@@ -109,10 +109,10 @@ var script = []modeltest.Step{
 // anything, uses a tool in the workspace, continues a session and fails, and that
 // its output is understood.
 func TestRealAgents(t *testing.T) {
-	for name, real := range realAgents {
+	for name, program := range realAgents {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, real)
+			w := newWorld(t, program)
 			reader := w.agent.NewReader()
 			w.firstPrompt(reader)
 			w.continued(reader)

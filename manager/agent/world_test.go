@@ -45,13 +45,13 @@ type world struct {
 	isListed  atomic.Bool // that the MCP server over HTTP was asked for its tools
 }
 
-func newWorld(t *testing.T, real realAgent) *world {
+func newWorld(t *testing.T, program realAgent) *world {
 	t.Helper()
-	a, err := Lookup(real.agent)
+	a, err := Lookup(program.agent)
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{T: t, agent: a, real: real}
+	w := &world{T: t, agent: a, real: program}
 	w.node, w.modules = installed(t)
 	service, err := modeltest.Start(script)
 	if err != nil {
@@ -241,8 +241,8 @@ func installed(t *testing.T) (node, modules string) {
 		missing("%s is not set: copy scripts/agents, run `npm install --omit=dev --ignore-scripts` in the copy, and name the copy", agentsVariable)
 	}
 	modules = filepath.Join(root, "node_modules")
-	for name, real := range realAgents {
-		if _, err := os.Stat(filepath.Join(modules, real.program)); err != nil {
+	for name, program := range realAgents {
+		if _, err := os.Stat(filepath.Join(modules, program.program)); err != nil {
 			missing("%s has no %s: run `npm install --omit=dev --ignore-scripts` there (%v)", agentsVariable, name, err)
 		}
 	}
