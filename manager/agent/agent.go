@@ -59,7 +59,8 @@ type Agent struct {
 	// ContextFile is where the agent reads about the sandbox, below the home.
 	ContextFile string
 
-	// Hosts are those of the model services, which a run has to reach.
+	// Hosts are those of the model services. A run has to reach the one of its grant,
+	// which the grant lets it.
 	Hosts []string
 
 	command func(Invocation) []string

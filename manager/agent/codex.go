@@ -14,7 +14,7 @@ func codex() Agent {
 	return Agent{
 		Name: "codex", Title: "Codex CLI", Aliases: []string{"codex-cli"},
 		Dependency: "codex-cli", Package: "@openai/codex", Version: "0.169.0", Executable: "codex",
-		Grants: []string{"openai"}, Hosts: []string{"api.openai.com"},
+		Grants: []string{"openai", "chatgpt"}, Hosts: []string{"api.openai.com", "chatgpt.com"},
 		ContextFile: ".codex/AGENTS.md",
 		command:     codexCommand, stage: codexStage, decode: codexDecode,
 	}
@@ -59,8 +59,8 @@ hide_rate_limit_model_nudge = true
 
 `)
 	// The daemon copies Codex into the home, keeps that up to date, and outlives the
-	// session. The others ask chatgpt.com, and some wait for its answer, while a run
-	// reaches the API only.
+	// session. The others ask chatgpt.com, and some wait for its answer, which a run
+	// with an API key does not reach.
 	b.WriteString("[features]\n")
 	for _, feature := range []string{"api_key_model_discovery", "apps", "daemon_auto_start", "plugins", "remote_plugin"} {
 		fmt.Fprintf(&b, "%s = false\n", feature)

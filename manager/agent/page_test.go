@@ -28,6 +28,8 @@ What else the agents differ in:
 
 - Claude Code and Codex tell the usage of a whole session when it is continued, Gemini CLI and pi that of one
   process. Claude Code and pi tell the cost, the others do not.
+- Codex with a ` + "`chatgpt`" + ` grant is not among what the tests run: it asks ` + "`chatgpt.com`" + ` about the account before
+  each session, and works only if that answers. Without such a grant nothing asks that host.
 - Codex tells no times in its output, and not which model it uses. On a terminal it asks
   ` + "`raw.githubusercontent.com`" + ` for tips, which a strict network refuses.
 - Claude Code asks ` + "`api.anthropic.com`" + ` for the settings and limits of an organisation, whatever its settings are.

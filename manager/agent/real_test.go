@@ -54,6 +54,7 @@ func newMCPServer(listed func()) *server.MCPServer {
 type realAgent struct {
 	agent     string
 	program   string
+	host      string // of its model
 	model     string
 	env       []string
 	files     map[string]string
@@ -66,26 +67,26 @@ type realAgent struct {
 
 var realAgents = map[string]realAgent{
 	"claude": {
-		agent: "claude", program: "@anthropic-ai/claude-code/cli-wrapper.cjs", tellsCost: true,
+		agent: "claude", program: "@anthropic-ai/claude-code/cli-wrapper.cjs", host: "api.anthropic.com", tellsCost: true,
 		env: []string{"ANTHROPIC_API_KEY=sk-ant-api03-drawbridge-placeholder-000000000000000000AA"},
 	},
 	"claude with a subscription": {
-		agent: "claude", program: "@anthropic-ai/claude-code/cli-wrapper.cjs", tellsCost: true,
+		agent: "claude", program: "@anthropic-ai/claude-code/cli-wrapper.cjs", host: "api.anthropic.com", tellsCost: true,
 		credential: "sk-ant-oat01-drawbridge-placeholder-000000000000000000AA",
 		files: map[string]string{".claude/.credentials.json": `{"claudeAiOauth":{"accessToken":"sk-ant-oat01-drawbridge-placeholder-000000000000000000AA","refreshToken":"",` +
 			`"expiresAt":4102444800000,"scopes":["user:inference","user:profile"],"subscriptionType":"max"}}`},
 	},
 	"codex": {
-		agent: "codex", program: "@openai/codex/bin/codex.js", asksAlso: "raw.githubusercontent.com", // for tips to show on a terminal
+		agent: "codex", program: "@openai/codex/bin/codex.js", host: "api.openai.com", asksAlso: "raw.githubusercontent.com", // for tips to show on a terminal
 		env:   []string{"OPENAI_API_KEY=sk-proj-drawbridge-placeholder-0000000000"},
 		files: map[string]string{".codex/auth.json": `{"OPENAI_API_KEY":"sk-proj-drawbridge-placeholder-0000000000"}`},
 	},
 	"gemini": {
-		agent: "gemini", program: "@google/gemini-cli/bundle/gemini.js", model: "gemini-2.5-flash",
+		agent: "gemini", program: "@google/gemini-cli/bundle/gemini.js", host: "generativelanguage.googleapis.com", model: "gemini-2.5-flash",
 		env: []string{"GEMINI_API_KEY=AIzadrawbridgePlaceholder00000000000000"},
 	},
 	"pi": {
-		agent: "pi", program: "@earendil-works/pi-coding-agent/dist/bundle/cli.js", model: "anthropic/claude-sonnet-4-5", tellsCost: true,
+		agent: "pi", program: "@earendil-works/pi-coding-agent/dist/bundle/cli.js", host: "api.anthropic.com", model: "anthropic/claude-sonnet-4-5", tellsCost: true,
 		env: []string{"ANTHROPIC_API_KEY=sk-ant-api03-drawbridge-placeholder-000000000000000000AA"},
 	},
 }
@@ -290,7 +291,7 @@ func (w *world) leftNothing() {
 func (w *world) reachedOnlyModels() {
 	w.Helper()
 	for _, what := range w.service.Refused() {
-		if host, _, isTunnel := strings.Cut(what, ":443"); isTunnel && host != w.real.asksAlso && !slices.Contains(w.agent.Hosts, host) {
+		if host, _, isTunnel := strings.Cut(what, ":443"); isTunnel && host != w.real.asksAlso && host != w.real.host {
 			w.Errorf("the agent wanted to reach %s", what)
 		}
 	}
