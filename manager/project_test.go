@@ -128,14 +128,14 @@ container: {memory: 512, cpus: 1.5}
 
 func TestAllRefusedKeysAreNamedAtOnce(t *testing.T) {
 	t.Parallel()
-	_, err := withConfig(Options{Config: parseConfig(t, "workspace: {mode: volume}\nsandbox: none\nhooks: {pre_run: make}\nclipboard: true\n")})
-	want := "this build does not support these keys of moat.yaml: workspace.mode (moat.yaml:1:19), clipboard (moat.yaml:4:12), hooks.pre_run (moat.yaml:3:18), sandbox (moat.yaml:2:10)" +
+	_, err := withConfig(Options{Config: parseConfig(t, "workspace: {mode: volume}\nsandbox: none\nhooks: {post_build: make}\nclipboard: true\n")})
+	want := "this build does not support these keys of moat.yaml: workspace.mode (moat.yaml:1:19), clipboard (moat.yaml:4:12), hooks.post_build (moat.yaml:3:21), sandbox (moat.yaml:2:10)" +
 		"; remove them; `drawbridge config explain` shows what is honoured"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	// A Config that a program has made has no lines, and is not checked by the parser.
-	if _, err := withConfig(Options{Config: &config.Config{Dependencies: []string{"docker:dind"}}}); err == nil || !strings.Contains(err.Error(), "dependencies") {
+	if _, err := withConfig(Options{Config: &config.Config{LanguageServers: []string{"go"}}}); err == nil || !strings.Contains(err.Error(), "language_servers") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := withConfig(Options{Config: &config.Config{Network: config.Network{Host: []int{65536}}}}); AsError(err).Code != CodeInvalidArgument {
