@@ -36,6 +36,7 @@ var createSteps = []struct {
 	{"record the run", (*Manager).recordRun},
 	{"make the run's directory", (*Manager).makeDirectory},
 	{"register with the gate", (*Manager).registerGate},
+	{"stage the agent", (*Manager).stageAgent},
 	{"make the sandbox", (*Manager).makeSandbox},
 	{"publish the run", (*Manager).publishRun},
 }
@@ -47,6 +48,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	opts, err := m.withProject(ctx, opts)
 	if err == nil {
 		opts, err = withConfig(opts)
+	}
+	if err == nil {
+		opts, err = m.withAgent(ctx, opts)
 	}
 	if err == nil {
 		opts, err = m.withDependencies(ctx, opts)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,13 +58,36 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 	return opts, m.haveOnHost(ctx, plan)
 }
 
+// toolPath is where programs are in the directories that native runs see beside the
+// system's.
+func (m *Manager) toolPath() []string {
+	var dirs []string
+	for _, dir := range m.opts.NativePaths {
+		if bin := filepath.Join(dir, "bin"); isDir(bin) {
+			dir = bin
+		}
+		dirs = append(dirs, dir)
+	}
+	return dirs
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// withToolPath has a native run without an image find the programs of toolPath.
+func (m *Manager) withToolPath(kind runtime.Type, image string, env []string) []string {
+	if kind != runtime.TypeNative || image != "" || len(m.opts.NativePaths) == 0 {
+		return env
+	}
+	path := strings.Join(slices.Concat(m.toolPath(), nativePath), ":")
+	return slices.Concat([]string{"PATH=" + path}, env) // what the caller sets wins
+}
+
 // haveOnHost refuses dependencies that this machine lacks.
 func (m *Manager) haveOnHost(ctx context.Context, plan *deps.Plan) error {
-	dirs := slices.Clone(nativePath)
-	for _, dir := range m.opts.NativePaths {
-		dirs = append(dirs, dir, filepath.Join(dir, "bin"))
-	}
-	items, err := plan.OnHost(ctx, dirs)
+	items, err := plan.OnHost(ctx, slices.Concat(m.toolPath(), nativePath))
 	if err != nil {
 		return wrapf(err, "look for the dependencies on this machine")
 	}

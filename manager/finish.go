@@ -30,12 +30,13 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
 	defer cancel()
 	requested := m.closeGate(ctx, id)
+	report := m.lastReport(ctx, id)
 	if err := m.step("finish: record the end"); err != nil {
 		return err
 	}
 	row, err := m.store.ChangeRun(ctx, id, append([]string{string(StateCreated)}, activeStates...), func(row *storage.RunRow) {
 		applyEnding(row, end)
-		_ = changeMeta(row, func(mt *meta) { mt.Unconfirmed, mt.Requested = "", requested })
+		_ = changeMeta(row, func(mt *meta) { mt.Unconfirmed, mt.Requested, mt.Report = "", requested, report })
 	})
 	if notActive(err) || errors.Is(err, storage.ErrNotFound) {
 		return nil

@@ -94,10 +94,19 @@ files:
 	if err := os.WriteFile(filepath.Join(providers, "service.yaml"), []byte(text), 0o600); err != nil {
 		w.t.Fatal(err)
 	}
-	store, err := credential.Open(filepath.Join(w.home, "credentials"), credential.Options{Backend: credential.BackendFile})
+	w.grantFor("service", grantedSecret)
+}
+
+// grantFor stores a grant of the provider of its name.
+func (w *world) grantFor(name, token string) {
+	w.t.Helper()
+	if err := os.MkdirAll(w.home, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	store, err := credential.Open(credential.Dir(w.home), credential.Options{Backend: credential.BackendFile})
 	if err == nil {
 		err = store.Put(w.t.Context(), credential.Credential{
-			Grant: "service", Provider: "service", Source: credential.SourceStdin, Values: map[string]credential.Secret{"token": credential.NewSecret(grantedSecret)},
+			Grant: credential.Grant(name), Provider: name, Source: credential.SourceStdin, Values: map[string]credential.Secret{"token": credential.NewSecret(token)},
 		})
 	}
 	if err != nil {

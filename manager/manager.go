@@ -65,6 +65,7 @@ type Manager struct {
 	log       *zap.Logger
 	tasks     *tasks    // the goroutines of this Manager
 	documents documents // of rows that have been read
+	reports   reports   // of agents that are up
 	gate      *gateClient
 	changes   *changes      // wakes those who wait for a run to change
 	settled   chan struct{} // closed when the runs found at the start have been adopted

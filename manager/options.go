@@ -104,6 +104,12 @@ type Options struct {
 	KeepContainer bool           // keep the sandbox after the run has ended, until Destroy
 	Interactive   bool           // keep standard input open
 
+	// Agent is the agent that the run is of, e.g. "claude": instead of Cmd. It is
+	// given Prompt, goes on with the session of the run Resume, and uses Model.
+	Agent  string
+	Prompt string
+	Resume string
+	Model  string
 	// Dependencies are what the sandbox has to contain, as package deps reads them:
 	// an image with them is built where the runtime builds images, and otherwise
 	// this machine has to have them.

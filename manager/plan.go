@@ -83,13 +83,13 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		Interactive: opts.Interactive || tty, TTY: tty,
 		MemoryBytes: limits.MemoryBytes, CPUs: limits.CPUs,
 		Spec: encode(spec{
-			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
+			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Agent: opts.Agent, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
 			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
 		}),
 	}
 	return row, runtime.Spec{
 		ID: id, Home: runtime.HomeHash(m.opts.Home),
-		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Env: opts.Env, Workspace: workspace,
+		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Env: m.withToolPath(kind, opts.Image, opts.Env), Workspace: workspace,
 		Network: runtime.NetworkNone, Resources: limits,
 		Timeout: opts.Timeout, Grace: opts.StopGrace,
 		Interactive: row.Interactive, TTY: tty, Rows: opts.Rows, Cols: opts.Cols,

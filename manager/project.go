@@ -28,6 +28,12 @@ var configKeys = []configKey{
 	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
 	{"mounts", "without exclude", takeMounts},
 	{"hooks.pre_run", "", func(o *Options, c *config.Config) error { fillIn(&o.PreRun, c.Hooks.PreRun); return nil }},
+	{"agent", "", func(o *Options, c *config.Config) error {
+		if len(o.Cmd) == 0 && len(c.Command) == 0 {
+			fillIn(&o.Agent, c.Agent)
+		}
+		return nil
+	}},
 	{"name", "", func(o *Options, c *config.Config) error { fillIn(&o.Name, c.Name); return nil }},
 	{"version", "", ignoreConfig}, // it is for the readers of the file
 	{"runtime", "", func(o *Options, c *config.Config) error { fillIn(&o.Runtime, runtime.Type(c.Runtime)); return nil }},

@@ -22,6 +22,7 @@ type spec struct {
 	Rules   []string `json:"network_rules,omitempty"`
 	Limit   []string `json:"network_limit,omitempty"` // rules beyond which the others do not count
 	Learn   bool     `json:"learn,omitempty"`
+	Agent   string   `json:"agent,omitempty"`
 	Grants  []string `json:"grants,omitempty"`
 	Profile string   `json:"profile,omitempty"` // of the grants
 	// SSHAuthSock is the socket of the SSH agent that whoever created the run has,
@@ -43,6 +44,7 @@ type meta struct {
 	HostPorts map[string]int  `json:"host_ports,omitempty"`
 	Gate      *gateState      `json:"gate,omitempty"`
 	Requested *NetworkSummary `json:"requested,omitempty"` // once the run has ended
+	Report    json.RawMessage `json:"report,omitempty"`    // of the agent, once the run has ended
 	// Unconfirmed says why State may be out of date; empty if it is not.
 	Unconfirmed string `json:"unconfirmed,omitempty"`
 }
@@ -168,6 +170,12 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		StateNote:      mt.Unconfirmed,
 		Store:          m.store.RunStore(row.ID),
 		store:          m.store,
+	}
+	if sp.Agent != "" {
+		run.Agent, run.Report = sp.Agent, m.reportOf(row, &sp, &mt)
+		if run.Report != nil && run.Report.Session != "" {
+			run.ProviderMeta = map[string]string{"session_id": run.Report.Session}
+		}
 	}
 	if mt.Gate != nil {
 		run.ProxyHost, run.ProxyPort = gateHost, gatePort

@@ -8,6 +8,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
+	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/audit"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/snapshot"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
@@ -43,6 +44,10 @@ type Run struct {
 	StartedAt     time.Time
 	StoppedAt     time.Time
 	Error         string // why the run failed
+
+	// Report is what the agent has said so far; nil for a plain command. It proves
+	// nothing: it is what the program in the sandbox printed.
+	Report *agent.Report
 
 	Command       []string
 	Runtime       runtime.Type
@@ -106,6 +111,12 @@ func (r *Run) GetState() State {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.State
+}
+
+// OwnedWorkspace tells whether the workspace was made for the run and goes away with
+// it.
+func (r *Run) OwnedWorkspace() bool {
+	return r.Store != nil && r.Workspace == r.Store.WorkspaceDir()
 }
 
 // SetStateWithError sets state and error in this snapshot. SaveMetadata makes

@@ -75,6 +75,11 @@ const (
 	// mounted there, if there is a place for it.
 	SystemBundle = "/etc/ssl/certs/ca-certificates.crt"
 	GateBundle   = "ca-bundle.pem"
+	// GateHome and GateAgentHome of Gate.Dir have what the guest copies into the home
+	// of the command's user: first the files of grants, then those of an agent. What
+	// is there stays. A link stays a link.
+	GateHome      = "home"
+	GateAgentHome = "agent-home"
 )
 
 // GateAddress is where the guest listens in a sandbox that has a Gate: an HTTP

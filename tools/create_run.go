@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
+	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -14,6 +15,8 @@ const (
 	maxRules     = 200
 
 	maxDependencies = 100
+
+	maxPromptBytes = 100_000
 
 	maxGrantBytes = 128
 	maxGrants     = 32
@@ -29,6 +32,10 @@ func createRunTool() definition {
 		Annotations: Annotations{Destructive: true, OpenWorld: true},
 		Params: []Param{
 			commandParam("The command, one word an entry; use [\"sh\", \"-c\", \"...\"] for shell syntax. Default [\"/bin/bash\"].", false),
+			{Name: "agent", Kind: Text, Enum: agentNames(), Description: "Run this coding agent instead of a command. It works in the workspace, asks nobody, and ends when it has answered the prompt. Default: none, the command."},
+			{Name: "prompt", Kind: Text, Min: 1, Max: maxPromptBytes, Description: "What the agent is told."},
+			{Name: "resume", Kind: Text, Min: 1, Max: maxNameArgBytes, Description: "An earlier run of the same agent in the same workspace: go on with its session."},
+			{Name: "model", Kind: Text, Min: 1, Max: 128, Description: "A model that the agent knows. Default: the agent's choice."},
 			{Name: "start", Kind: Boolean, Description: "Start it at once. Default false."},
 			{Name: "workspace", Kind: Text, Min: 1, Max: maxPathBytes, Description: "Host directory that the run may read and write. Default: a fresh empty one, which is removed with the run."},
 			{Name: "name", Kind: Text, Min: 1, Max: maxNameArgBytes, Description: "A name, unique among live runs. Default: a generated one."},
@@ -60,6 +67,14 @@ func createRunTool() definition {
 	}, handleCreateRun}
 }
 
+func agentNames() []string {
+	var names []string
+	for _, a := range agent.All() {
+		names = append(names, a.Name)
+	}
+	return names
+}
+
 func handleCreateRun(ctx context.Context, c *call) error {
 	run, err := c.runs.Create(ctx, manager.Options{
 		Name:           c.Text("name"),
@@ -73,6 +88,10 @@ func handleCreateRun(ctx context.Context, c *call) error {
 		Network:        manager.Network(c.Text("network")),
 		NetworkRules:   c.Texts("network_rules"),
 		Grants:         c.Texts("grants"),
+		Agent:          c.Text("agent"),
+		Prompt:         c.Text("prompt"),
+		Resume:         c.Text("resume"),
+		Model:          c.Text("model"),
 		Dependencies:   c.Texts("dependencies"),
 		Project:        !c.Bool("ignore_moat_yaml"),
 		Timeout:        seconds(c.Int("timeout_seconds", 0)),

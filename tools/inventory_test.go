@@ -23,7 +23,7 @@ func names(tools []Tool) []string {
 
 func TestInventoryHasTheTools(t *testing.T) {
 	t.Parallel()
-	want := []string{"create_run", "start", "wait", "logs", "network_log", "list_grants", "resolve", "list_runs", "stop", "destroy", "exec", "send_input", "read_file", "write_file"}
+	want := []string{"create_run", "start", "wait", "logs", "network_log", "transcript", "list_grants", "resolve", "list_runs", "stop", "destroy", "exec", "send_input", "read_file", "write_file"}
 	if diff := cmp.Diff(want, names(Inventory(Deps{}))); diff != "" {
 		t.Error(diff)
 	}
@@ -32,7 +32,7 @@ func TestInventoryHasTheTools(t *testing.T) {
 func TestFiltersSelect(t *testing.T) {
 	t.Parallel()
 	all := Inventory(Deps{})
-	if diff := cmp.Diff([]string{"wait", "logs", "network_log", "list_grants", "resolve", "list_runs", "read_file"}, names(ReadOnly(all))); diff != "" {
+	if diff := cmp.Diff([]string{"wait", "logs", "network_log", "transcript", "list_grants", "resolve", "list_runs", "read_file"}, names(ReadOnly(all))); diff != "" {
 		t.Error(diff)
 	}
 	some, err := Toolsets(all, []string{ToolsetFiles, ToolsetExec})
@@ -45,7 +45,7 @@ func TestFiltersSelect(t *testing.T) {
 	if _, err := Toolsets(all, []string{"runs", "file"}); err == nil || !strings.Contains(err.Error(), `unknown toolset "file"; use runs, exec, files`) {
 		t.Errorf("got %v", err)
 	}
-	if len(all) != 14 {
+	if len(all) != 15 {
 		t.Error("a filter changed its argument")
 	}
 }
@@ -56,7 +56,7 @@ var argumentNames = []string{
 	"run", "runs", "name", "workspace", "command", "env", "image", "runtime", "timeout_seconds", "idempotency_key",
 	"interactive", "keep", "network", "network_rules", "grants", "host", "decision", "cursor", "cursors", "tail", "wait_seconds", "until", "confirm",
 	"start", "memory_mb", "cpus", "match", "mode", "max_bytes", "stream", "state", "limit", "grace_seconds", "force",
-	"dependencies", "ignore_moat_yaml", "dir", "stdin", "text", "newline", "eof", "path", "offset", "encoding", "content", "append", "create_dirs",
+	"agent", "prompt", "resume", "model", "dependencies", "ignore_moat_yaml", "dir", "stdin", "text", "newline", "eof", "path", "offset", "encoding", "content", "append", "create_dirs",
 }
 
 func TestEveryToolKeepsTheRules(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager"
+	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 )
 
 // maxCommandBytes bounds how much of a run's command an answer repeats.
@@ -24,9 +25,26 @@ var rowFields = []Field{
 	{Name: "created_at", Type: "string", Description: "RFC 3339 in UTC."},
 	{Name: "stopped_at", Type: "string", Optional: true, Description: "When it ended."},
 	{Name: "state_note", Type: "string", Optional: true, Description: "Why the state may be out of date; absent if it is confirmed."},
+	agentField,
 	{Name: "requests_refused", Type: "integer", Optional: true, Description: "How many of its requests its network policy refused; network_log has them."},
 	{Name: "refused_hosts", Type: "array", Optional: true, Description: "Hosts of the last refusals: what network_rules lack, if they are needed."},
 }
+
+// agentField is what an agent says of itself.
+var agentField = Field{Name: "agent", Type: "object", Optional: true, Description: "How the run's agent is doing, as its own output says.", Fields: []Field{
+	{Name: "name", Type: "string", Description: "Which agent it is."},
+	{Name: "state", Type: "string", Description: "What it does now, or did last.", Enum: []string{string(agent.Starting), string(agent.Thinking), string(agent.Using), string(agent.Retrying), string(agent.Done), string(agent.Failed)}},
+	{Name: "tool", Type: "string", Optional: true, Description: "The tool that it uses."},
+	{Name: "on", Type: "string", Optional: true, Description: "What it uses the tool on."},
+	{Name: "answer", Type: "string", Optional: true, Description: "What it said last, once it is done."},
+	{Name: "answer_shortened", Type: "boolean", Optional: true, Description: "The answer is longer; transcript has it."},
+	{Name: "errors", Type: "array", Optional: true, Description: "The latest errors."},
+	{Name: "turns", Type: "integer", Description: "Prompts that it answered."},
+	{Name: "tool_calls", Type: "integer", Description: "How often it used a tool."},
+	{Name: "input_tokens", Type: "integer", Description: "Tokens that the model read."},
+	{Name: "output_tokens", Type: "integer", Description: "Tokens that the model wrote."},
+	{Name: "cost_usd", Type: "number", Optional: true, Description: "What it cost, if the agent tells it."},
+}}
 
 // runFields describe a run in full.
 var runFields = append(slices.Clip(rowFields), []Field{
@@ -92,7 +110,38 @@ func (a *answer) row(run *manager.Run) {
 	if !run.StateConfirmed {
 		a.StringIf("state_note", run.StateNote)
 	}
+	a.agent(run)
 	a.refusals(run)
+}
+
+// maxAnswerBytes bounds what an answer shows of that of an agent.
+const maxAnswerBytes = 4 << 10
+
+// agent tells how an agent is doing.
+func (a *answer) agent(run *manager.Run) {
+	report := run.Report
+	if report == nil {
+		return
+	}
+	a.Object("agent", func() {
+		a.String("name", run.Agent)
+		a.String("state", string(report.Activity.State))
+		a.StringIf("tool", report.Activity.Tool)
+		a.StringIf("on", report.Activity.On)
+		text, shortened := shorten(report.Answer, maxAnswerBytes)
+		a.StringIf("answer", text)
+		a.FlagIf("answer_shortened", shortened || report.IsAnswerShortened)
+		if len(report.Errors) > 0 {
+			a.Strings("errors", report.Errors)
+		}
+		a.Number("turns", report.Turns)
+		a.Number("tool_calls", report.ToolCalls)
+		a.Number("input_tokens", report.Tokens.Input)
+		a.Number("output_tokens", report.Tokens.Output)
+		if report.CostUSD != nil {
+			a.Decimal("cost_usd", *report.CostUSD)
+		}
+	})
 }
 
 // refusals tells what the run's network policy refused.

@@ -46,6 +46,7 @@ type Runs interface {
 	ListPage(ctx context.Context, query manager.ListQuery) (manager.ListPage, error)
 	Logs(ctx context.Context, runID string, query manager.LogQuery) (manager.LogPage, error)
 	NetworkLog(ctx context.Context, runID string, query manager.NetworkQuery) (manager.NetworkPage, error)
+	Transcript(ctx context.Context, runID string, query manager.TranscriptQuery) (manager.TranscriptPage, error)
 	Grants(ctx context.Context) ([]manager.Grant, error)
 	WaitFor(ctx context.Context, query manager.WaitQuery) (manager.WaitResult, error)
 	Exec(ctx context.Context, runID string, opts manager.ExecOptions) (*manager.ExecResult, error)
@@ -110,7 +111,7 @@ type call struct {
 // Inventory returns all tools, in the order in which a reader should meet them.
 func Inventory(deps Deps) []Tool {
 	definitions := []definition{
-		createRunTool(), startTool(), waitTool(), logsTool(), networkLogTool(), listGrantsTool(), resolveTool(), listRunsTool(),
+		createRunTool(), startTool(), waitTool(), logsTool(), networkLogTool(), transcriptTool(), listGrantsTool(), resolveTool(), listRunsTool(),
 		stopTool(), destroyTool(), execTool(), sendInputTool(), readFileTool(), writeFileTool(),
 	}
 	tools := make([]Tool, len(definitions))

@@ -93,6 +93,11 @@ type toolAnswer struct {
 		ID, Name, State string
 		ExitCode        *int   `json:"exit_code"`
 		EndReason       string `json:"end_reason"`
+		Agent           struct {
+			Name, State, Answer string
+			ToolCalls           int `json:"tool_calls"`
+			Input               int `json:"input_tokens"`
+		}
 	}
 	Runs []struct {
 		Run struct{ ID, State string }

@@ -97,6 +97,7 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	f.add("signal", r.Signal)
 	f.add("end reason", string(r.EndReason))
 	f.add("error", r.Error)
+	addReport(&f, r)
 	f.add("command", quoteCommand(r.Command))
 	f.add("workspace", r.Workspace)
 	f.add("image", r.Image)
@@ -127,6 +128,24 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 		f.add("directory", r.Store.Dir())
 	}
 	return f.write(a.out)
+}
+
+// addReport adds what the run's agent says of itself.
+func addReport(f *facts, r *manager.Run) {
+	if r.Report == nil {
+		return
+	}
+	doing := string(r.Report.Activity.State)
+	if r.Report.Activity.Tool != "" {
+		doing += " " + r.Report.Activity.Tool + " " + r.Report.Activity.On
+	}
+	f.add("agent", r.Agent+": "+oneLine(doing))
+	f.add("answer", oneLine(r.Report.Answer))
+	used := fmt.Sprintf("%d turns, %d uses of tools, %d tokens in and %d out", r.Report.Turns, r.Report.ToolCalls, r.Report.Tokens.Input, r.Report.Tokens.Output)
+	if r.Report.CostUSD != nil {
+		used += fmt.Sprintf(", %.4f USD", *r.Report.CostUSD)
+	}
+	f.add("agent used", used)
 }
 
 func networkText(r *manager.Run) string {

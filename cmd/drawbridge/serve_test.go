@@ -151,10 +151,10 @@ func TestServeOffersWhatTheFlagsLeave(t *testing.T) {
 		flags []string
 		want  string
 	}{
-		{nil, "create_run destroy exec list_grants list_runs logs network_log read_file resolve send_input start stop wait write_file"},
+		{nil, "create_run destroy exec list_grants list_runs logs network_log read_file resolve send_input start stop transcript wait write_file"},
 		{[]string{"--toolsets", "files"}, "read_file write_file"},
 		{[]string{"--toolsets", "files", "--read-only"}, "read_file"},
-		{[]string{"--read-only"}, "list_grants list_runs logs network_log read_file resolve wait"},
+		{[]string{"--read-only"}, "list_grants list_runs logs network_log read_file resolve transcript wait"},
 	} {
 		if got := names(tt.flags...); got != tt.want {
 			t.Errorf("serve %v offers %s, want %s", tt.flags, got, tt.want)

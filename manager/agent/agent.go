@@ -59,6 +59,9 @@ type Agent struct {
 	// ContextFile is where the agent reads about the sandbox, below the home.
 	ContextFile string
 
+	// Sessions is the directory, below the home, where the agent keeps its sessions.
+	Sessions string
+
 	// Hosts are those of the model services. A run has to reach the one of its grant,
 	// which the grant lets it.
 	Hosts []string

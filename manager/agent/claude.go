@@ -15,8 +15,8 @@ func claude() Agent {
 		// Without it Claude Code refuses to work without permissions as root. It is
 		// in the settings too, which tell the processes that it starts.
 		Env:         []string{"IS_SANDBOX=1"},
-		ContextFile: ".claude/CLAUDE.md",
-		command:     claudeCommand, stage: claudeStage, decode: claudeDecode,
+		ContextFile: ".claude/CLAUDE.md", Sessions: ".claude/projects",
+		command: claudeCommand, stage: claudeStage, decode: claudeDecode,
 	}
 }
 

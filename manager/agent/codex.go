@@ -15,8 +15,8 @@ func codex() Agent {
 		Name: "codex", Title: "Codex CLI", Aliases: []string{"codex-cli"},
 		Dependency: "codex-cli", Package: "@openai/codex", Version: "0.169.0", Executable: "codex",
 		Grants: []string{"openai", "chatgpt"}, Hosts: []string{"api.openai.com", "chatgpt.com"},
-		ContextFile: ".codex/AGENTS.md",
-		command:     codexCommand, stage: codexStage, decode: codexDecode,
+		ContextFile: ".codex/AGENTS.md", Sessions: ".codex/sessions",
+		command: codexCommand, stage: codexStage, decode: codexDecode,
 	}
 }
 

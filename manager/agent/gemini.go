@@ -13,8 +13,8 @@ func gemini() Agent {
 		Grants: []string{"gemini"}, Hosts: []string{"generativelanguage.googleapis.com"},
 		// It starts itself a second time otherwise, only to have more memory.
 		Env:         []string{"GEMINI_CLI_NO_RELAUNCH=true"},
-		ContextFile: ".gemini/GEMINI.md",
-		command:     geminiCommand, stage: geminiStage, decode: geminiDecode,
+		ContextFile: ".gemini/GEMINI.md", Sessions: ".gemini/tmp",
+		command: geminiCommand, stage: geminiStage, decode: geminiDecode,
 	}
 }
 

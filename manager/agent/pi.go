@@ -15,8 +15,8 @@ func pi() Agent {
 		Hosts:  []string{"api.anthropic.com", "api.openai.com", "generativelanguage.googleapis.com"},
 		// No catalogues of models and no look for a newer version.
 		Env:         []string{"PI_OFFLINE=1", "PI_TELEMETRY=0"},
-		ContextFile: ".pi/agent/AGENTS.md",
-		command:     piCommand, stage: piStage, decode: piDecode,
+		ContextFile: ".pi/agent/AGENTS.md", Sessions: ".pi/agent/sessions",
+		command: piCommand, stage: piStage, decode: piDecode,
 	}
 }
 

@@ -9,6 +9,10 @@ import (
 	"strings"
 )
 
+// homes are the directories beside the gate's socket that are copied, as package runtime
+// names them: GateHome and GateAgentHome.
+var homes = []string{"home", "agent-home"}
+
 // Bounds of what a command's home is given.
 const (
 	maxHomeFiles = 256
@@ -40,6 +44,9 @@ func fillHome(from, home string) error {
 			}
 			return nil
 		}
+		if entry.Type()&fs.ModeSymlink != 0 {
+			return linkNew(path, target)
+		}
 		return copyNew(path, target)
 	})
 	if errors.Is(err, fs.ErrNotExist) {
@@ -47,6 +54,18 @@ func fillHome(from, home string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("put files into the home %s: %w", home, err)
+	}
+	return nil
+}
+
+// linkNew makes a link like another one at a place where there is nothing.
+func linkNew(from, to string) error {
+	link, err := os.Readlink(from)
+	if err != nil {
+		return err
+	}
+	if err := os.Symlink(link, to); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
 	}
 	return nil
 }

@@ -141,7 +141,12 @@ func (r *run) openGate() error {
 		return err
 	}
 	go f.serve() // until the guest ends
-	return fillHome(filepath.Join(filepath.Dir(r.start.Gate), "home"), valueOf(r.start.Env, "HOME"))
+	for _, from := range homes {
+		if err := fillHome(filepath.Join(filepath.Dir(r.start.Gate), from), valueOf(r.start.Env, "HOME")); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // lastSignal is the greatest signal number of Linux.

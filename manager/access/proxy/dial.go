@@ -56,7 +56,7 @@ type dialer struct {
 func (d *dialer) dial(ctx context.Context, target policy.Target, named bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	via, err := d.viaProxy(target, named)
+	via, err := d.viaProxy(ctx, target, named)
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
@@ -20,9 +22,9 @@ import (
 const maxProxyHead = 16 << 10
 
 // viaProxy returns the proxy that this host has to use for a target, nil for none.
-// What a rule names exactly may be inside, and is reached directly.
-func (d *dialer) viaProxy(target policy.Target, named bool) (*url.URL, error) {
-	if d.upstream == nil || named {
+// What a rule names exactly may be inside, and is reached directly if it is.
+func (d *dialer) viaProxy(ctx context.Context, target policy.Target, named bool) (*url.URL, error) {
+	if d.upstream == nil || named && d.isInside(ctx, target.Host) {
 		return nil, nil
 	}
 	via, err := d.upstream(&url.URL{Scheme: "https", Host: target.String()})
@@ -30,6 +32,12 @@ func (d *dialer) viaProxy(target policy.Target, named bool) (*url.URL, error) {
 		err = fmt.Errorf("the proxy of this host is of a kind that is not supported: %s", via.Scheme)
 	}
 	return via, err
+}
+
+// isInside reports whether a host has an address that is not on the Internet.
+func (d *dialer) isInside(ctx context.Context, host policy.Host) bool {
+	addrs, err := d.addresses(ctx, host)
+	return err == nil && slices.ContainsFunc(addrs, func(a netip.Addr) bool { return d.objection(a) != "" })
 }
 
 // dialThrough connects to a target through another proxy, which resolves the name

@@ -94,6 +94,13 @@ func (r *Root) bind(source, target string, isDir bool) {
 		r.file(target, "", 0o444)
 	}
 	r.Binds = append(r.Binds, runtime.MountConfig{Source: source, Target: target, ReadOnly: true})
+	// The command's user has to get there, also through what is root's.
+	for above := path.Dir(target); above != "/"; above = path.Dir(above) {
+		if e, ok := r.entries[above]; ok && !e.file && e.link == "" && e.mode&0o011 == 0 {
+			e.mode |= 0o011
+			r.entries[above] = e
+		}
+	}
 }
 
 // users writes the lists of users and the names of this host.

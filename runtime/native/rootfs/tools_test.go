@@ -53,6 +53,21 @@ func TestToolsAreFoundUnderTheNameThatWasGiven(t *testing.T) {
 	}
 }
 
+// The command's user gets to a toolchain below a home that is closed to others.
+func TestToolsBelowAClosedHomeAreReached(t *testing.T) {
+	t.Parallel()
+	r := newRoot()
+	if mode := r.entries["/root"].mode; mode != 0o700 {
+		t.Errorf("a home without tools has mode %o", mode)
+	}
+	r.bind("/root/sdk/go", "/root/sdk/go", true)
+	for _, dir := range []string{"/root", "/root/sdk", "/root/sdk/go"} {
+		if mode := r.entries[dir].mode; mode&0o011 != 0o011 {
+			t.Errorf("%s has mode %o", dir, mode)
+		}
+	}
+}
+
 func TestLinksOfTheHostLeadIntoTheSandbox(t *testing.T) {
 	t.Parallel()
 	dir := tree(t, "usr/lib/", "usr/share/zone/", "elsewhere/open/", "elsewhere/closed/", "private/open/")

@@ -1,0 +1,122 @@
+package manager
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/agent"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/deps"
+)
+
+func TestAgentsThatCannotBeHad(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).withGate()
+	m := w.manager()
+	other := w.create(m, Options{Cmd: shell("true")})
+	for name, tt := range map[string]struct {
+		opts Options
+		says string
+	}{
+		"unknown":               {Options{Agent: "eliza", Prompt: "x"}, "use claude, codex, gemini, pi"},
+		"with a command":        {Options{Agent: "claude", Prompt: "x", Cmd: shell("true")}, "an agent has a command of its own"},
+		"without a network":     {Options{Agent: "claude", Prompt: "x", Network: NetworkNone}, "needs a network"},
+		"without a prompt":      {Options{Agent: "claude"}, "nothing to do"},
+		"with input":            {Options{Agent: "claude", Prompt: "x", Interactive: true}, "takes one prompt"},
+		"a prompt for nobody":   {Options{Prompt: "x"}, "are for agents"},
+		"a model for nobody":    {Options{Model: "x"}, "are for agents"},
+		"a model that is none":  {Options{Agent: "claude", Prompt: "x", Model: "--help"}, "--help"},
+		"resuming a stranger":   {Options{Agent: "claude", Prompt: "x", Resume: "run_000000000000"}, "not found"},
+		"resuming no agent":     {Options{Agent: "claude", Prompt: "x", Resume: other.ID}, "it is no run of claude"},
+		"without any of grants": {Options{Agent: "claude", Prompt: "x"}, "needs one of the grants anthropic, claude"},
+	} {
+		run, err := m.Create(t.Context(), tt.opts)
+		if err == nil || !strings.Contains(err.Error(), tt.says) || AsError(err).Next == "" && AsError(err).Code == CodePolicyDenied {
+			t.Errorf("%s: %+v, %v; want %q", name, run, err, tt.says)
+		}
+	}
+	if _, err := m.Transcript(t.Context(), other.ID, TranscriptQuery{}); AsError(err).Code != CodeInvalidArgument {
+		t.Errorf("the transcript of a plain command: %v", err)
+	}
+}
+
+// What a program in the sandbox prints as an agent is read as far as it is well
+// formed, also after the end and by another Manager.
+func TestReportAndTranscriptOfAnAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).withGate()
+	m := w.manager()
+	lines := []string{
+		`{"type":"system","subtype":"init","session_id":"s-1","model":"some-model"}`,
+		`{"type":"assistant","message":{"id":"m1","content":[{"type":"text","text":"I look."}],"usage":{"input_tokens":10,"output_tokens":2}}}`,
+		`no JSON`,
+		`{"type":"assistant","message":{"id":"m2","content":[{"type":"text","text":"It is done."}],"usage":{"input_tokens":10,"output_tokens":2}}}`,
+		`{"type":"result","subtype":"success","session_id":"s-1","result":"It is done.","num_turns":1,"total_cost_usd":0.25,"usage":{"input_tokens":10,"output_tokens":2}}`,
+	}
+	// A program of the workspace in the place of the agent, which needs no model.
+	workspace := workspaceFor(t)
+	fake := "#!/bin/sh\ncat /workspace/output\nls -l $HOME/.claude/ >/workspace/home\necho kept >$HOME/.claude/projects/session\n"
+	for name, text := range map[string]string{"claude": fake, "output": strings.Join(lines, "\n") + "\n"} {
+		if err := os.WriteFile(filepath.Join(workspace, name), []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(workspace, workspaceOwner, workspaceOwner); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.grantFor("anthropic", "sk-ant-api03-"+strings.Repeat("k", 93)+"AA")
+	run := w.started(m, Options{Agent: "claude", Prompt: "look", Workspace: workspace, Image: w.image, Env: []string{"PATH=/workspace:/usr/bin:/bin"}})
+	run = w.ended(m, run.ID)
+	check := func(m *Manager, run *Run) {
+		t.Helper()
+		r := run.Report
+		if r == nil || run.Agent != "claude" || r.Session != "s-1" || r.Activity.State != agent.Done || r.Answer != "It is done." || r.Tokens.Output != 4 || r.Counts.Malformed != 1 || run.ProviderMeta["session_id"] != "s-1" {
+			t.Errorf("of %s %v the report is %+v; it printed %q", run.Agent, run.ProviderMeta, r, output(t, m, run.ID))
+		}
+		page, err := m.Transcript(t.Context(), run.ID, TranscriptQuery{Limit: 1})
+		if err != nil || len(page.Entries) != 1 || !page.Truncated {
+			t.Errorf("the end of the transcript is %+v, %v", page, err)
+		}
+		all, err := m.Transcript(t.Context(), run.ID, TranscriptQuery{Cursor: "e0"})
+		if err != nil || len(all.Entries) == 0 || all.Entries[0].Text != "I look." || all.NextCursor != page.NextCursor {
+			t.Errorf("the transcript is %+v, %v", all, err)
+		}
+		if rest, err := m.Transcript(t.Context(), run.ID, TranscriptQuery{Cursor: all.NextCursor}); err != nil || len(rest.Entries) != 0 || rest.NextCursor != all.NextCursor {
+			t.Errorf("after the end there is %+v, %v", rest, err)
+		}
+	}
+	check(m, run)
+	later := w.manager()
+	again, err := later.Get(run.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	check(later, again)
+
+	home, err := os.ReadFile(filepath.Join(workspace, "home"))
+	if err != nil || !strings.Contains(string(home), "settings.json") || !strings.Contains(string(home), "projects -> "+sessionsPath) {
+		t.Errorf("the home of the agent had %q, %v", home, err)
+	}
+	kept, err := filepath.Glob(filepath.Join(w.home, "sessions", "claude", "*", "session"))
+	if err != nil || len(kept) != 1 {
+		t.Errorf("kept of its sessions: %v, %v", kept, err)
+	}
+}
+
+// The versions of agents are those that images get.
+func TestAgentsAreDependencies(t *testing.T) {
+	t.Parallel()
+	for _, a := range agent.All() {
+		list, err := deps.Parse([]string{a.Dependency})
+		if err != nil {
+			t.Errorf("%s: %v", a.Name, err)
+			continue
+		}
+		if plan, err := deps.Resolve(list); err != nil || plan.Empty() {
+			t.Errorf("%s installs nothing: %v", a.Name, err)
+		}
+	}
+}
