@@ -27,6 +27,10 @@ func (s *session) serveProxy() {
 			s.connect(req)
 			return
 		}
+		if isForAWS(req) {
+			s.serveAWS(req)
+			return
+		}
 		target, err := absoluteTarget(req)
 		if err != nil {
 			s.refuse(http.StatusBadRequest, refusal{Code: codeBadRequest, Message: err.Error()})

@@ -98,14 +98,15 @@ func goesTo(rule provider.Rule, host string, port uint16) bool {
 
 // redact takes secrets out of what will be written down.
 func (r *Run) redact(e *Entry) {
-	m := r.holdings().maskers.text
-	if m == nil {
+	static := r.holdings().maskers.text
+	if static == nil && r.AWS == nil {
 		return
 	}
-	e.Method, e.Host, e.Error, e.Path = m.text(e.Method), m.text(e.Host), m.text(e.Error), m.text(e.Path)
+	hide := func(s string) string { return r.AWS.text(static.text(s)) }
+	e.Method, e.Host, e.Error, e.Path = hide(e.Method), hide(e.Host), hide(e.Error), hide(e.Path)
 	// A client can percent-encode what needs no encoding.
 	if decoded, err := url.PathUnescape(e.Path); err == nil {
-		if masked := m.text(decoded); masked != decoded {
+		if masked := hide(decoded); masked != decoded {
 			e.Path = strings.ReplaceAll((&url.URL{Path: masked}).EscapedPath(), "%2A", "*")
 		}
 	}

@@ -30,6 +30,9 @@
 // refused before it was one. One run's connections are bounded, so that no run
 // starves another.
 //
+// A run may ask the gate itself for one thing: short-lived credentials for AWS
+// (aws.go).
+//
 // It does not see what goes through a tunnel: there, the name in the TLS
 // handshake is checked, and nothing else.
 package proxy
@@ -51,16 +54,6 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 )
-
-// AWSCredentialProvider says which AWS role a run's requests act under. It names
-// the role; it neither holds nor fetches credentials. A run without the aws
-// grant has none, which callers see as a nil provider.
-type AWSCredentialProvider struct {
-	RoleARN         string        // the role to assume
-	Region          string        // region of the calls; empty leaves it to the caller
-	SessionName     string        // how the session shows in AWS's own logs
-	SessionDuration time.Duration // how long one set of credentials lasts; zero is the role's default
-}
 
 // Bounds of the gate.
 const (
@@ -92,6 +85,8 @@ type Run struct {
 	Grants []Grant
 	// Keeper keeps the grants usable; nil where nothing has to be done for that.
 	Keeper Keeper
+	// AWS provides credentials of a role; nil without a grant for AWS.
+	AWS *AWSCredentialProvider
 	// Record is told of each request when it is over. It is called from many
 	// goroutines, and the connection waits for it.
 	Record func(Entry)

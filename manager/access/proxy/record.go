@@ -12,7 +12,10 @@ const (
 	// KindSignature is a request to the SSH agent of the run, for a login at Host.
 	// It has no status, and nothing was sent.
 	KindSignature = "signature"
-	KindNone      = "none" // what was refused before it was a request, mostly without a host
+	// KindCredentials is a request to the gate itself, for credentials that the
+	// sandbox gets to see.
+	KindCredentials = "credentials"
+	KindNone        = "none" // what was refused before it was a request, mostly without a host
 )
 
 // Decisions, as an Entry has them.
@@ -42,7 +45,7 @@ type Entry struct {
 	Received  int64         `json:"received"` // bytes of content to it
 	Decision  string        `json:"decision"`
 	Rule      string        `json:"rule,omitempty"`
-	Grant     string        `json:"grant,omitempty"` // whose credential was sent or signed with; several with commas
+	Grant     string        `json:"grant,omitempty"` // whose credential was sent, signed with or handed out; several with commas
 	User      string        `json:"user,omitempty"`  // at Host, of a signature
 	Key       string        `json:"key,omitempty"`   // fingerprint of what signed
 	Error     string        `json:"error,omitempty"`
@@ -69,4 +72,6 @@ const (
 	codeIdentity    = "unknown_run"
 	codeUnusable    = "grant_unusable"
 	codeUnrecorded  = "record_unavailable"
+	codeNotFound    = "not_found"
+	codeToken       = "wrong_token"
 )
