@@ -55,6 +55,8 @@ type gateState struct {
 	Commit string `json:"commit,omitempty"`
 	// SSHKeys are the fingerprints of what the run's SSH agent offers.
 	SSHKeys []string `json:"ssh_keys,omitempty"`
+	// AWS is the role that the run acts in, nil without a grant for AWS.
+	AWS *daemon.AWSRole `json:"aws,omitempty"`
 }
 
 // NetworkSummary is what a run's requests came to.
@@ -257,7 +259,7 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 	if err != nil {
 		return failf(CodeRuntimeUnavailable, "look at `drawbridge doctor`, or use network none", "%v", err)
 	}
-	c.gate = &gateState{Token: got.Token, Commit: got.Commit, SSHKeys: got.SSHKeys}
+	c.gate = &gateState{Token: got.Token, Commit: got.Commit, SSHKeys: got.SSHKeys, AWS: got.AWS}
 	c.spec.Gate = &runtime.Gate{Dir: store.GateDir(), Token: got.Token}
 	c.spec.Env = slices.Concat(gateEnv, got.Env, c.spec.Env)
 	return nil
@@ -450,7 +452,7 @@ func (m *Manager) SuggestRules(ctx context.Context, runID string, paths bool) ([
 
 // ruleFor is the rule that would allow one request, or nothing where none would.
 func ruleFor(e *NetworkEntry, paths bool) string {
-	if e.Kind == proxy.KindSignature {
+	if e.Kind == proxy.KindSignature || e.Kind == proxy.KindCredentials {
 		return "" // it takes a grant
 	}
 	host, err := policy.ParseHost(e.Host)
@@ -507,7 +509,7 @@ func (s *NetworkSummary) add(e *NetworkEntry) {
 		return // it was not even a request to somebody
 	}
 	refusal := Refusal{Host: fmt.Sprintf("%s:%d", e.Host, e.Port), Rule: e.Rule}
-	if e.Kind == proxy.KindSignature {
+	if e.Kind == proxy.KindSignature || e.Kind == proxy.KindCredentials {
 		refusal.Rule = e.Error
 	}
 	if slices.Contains(s.Last, refusal) {

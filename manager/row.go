@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -185,6 +186,11 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		if len(mt.Gate.SSHKeys) > 0 {
 			run.SSHAgentServer = &sshagent.Server{
 				SocketPath: filepath.Join(run.Store.GateDir(), daemon.AgentFile), Fingerprints: slices.Clone(mt.Gate.SSHKeys),
+			}
+		}
+		if role := mt.Gate.AWS; role != nil {
+			run.AWSCredentialProvider = &proxy.AWSCredentialProvider{
+				RoleARN: role.RoleARN, Region: role.Region, SessionName: role.SessionName, SessionDuration: role.Duration,
 			}
 		}
 	}

@@ -92,7 +92,7 @@ type Run struct {
 
 	ProviderCleanupPaths  map[string]string // provider name to a path to remove at the end
 	DisablePreRunSnapshot bool
-	AWSCredentialProvider *proxy.AWSCredentialProvider
+	AWSCredentialProvider *proxy.AWSCredentialProvider // the role of the grant for AWS; nil without one
 	ClaudeConfigTempDir   string
 	CodexConfigTempDir    string
 	GeminiConfigTempDir   string

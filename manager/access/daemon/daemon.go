@@ -20,6 +20,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
@@ -61,6 +62,15 @@ type Registration struct {
 	// SSHKeys are the fingerprints of what the run's SSH agent offers, at AgentFile
 	// of GateDir; without any there is no agent.
 	SSHKeys []string `json:"ssh_keys,omitempty"`
+	AWS     *AWSRole `json:"aws,omitempty"` // nil without a grant for AWS
+}
+
+// AWSRole is what is told of the role that a run acts in.
+type AWSRole struct {
+	RoleARN     string        `json:"role_arn"`
+	Region      string        `json:"region"`
+	SessionName string        `json:"session_name"`
+	Duration    time.Duration `json:"duration_ns"` // of one set of credentials
 }
 
 // Health is what a daemon says of itself.
@@ -85,6 +95,10 @@ const (
 	SandboxDir   = "/run/drawbridge/gate"
 	SandboxGuest = "/run/drawbridge/guest"
 )
+
+// SandboxGate is the address in a sandbox of what leads to the gate; package runtime
+// says so too.
+const SandboxGate = "127.0.0.1:3128"
 
 const maxRules = 1000 // of one run: about what still decides in microseconds
 

@@ -31,11 +31,18 @@ import (
 // asDaemon is the first argument of a process that is the daemon of a home.
 const asDaemon = "as-daemon"
 
+// rootsVariable names a file of what it trusts beside the system's authorities.
+const rootsVariable = "DRAWBRIDGE_TEST_ROOTS"
+
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == asDaemon {
 		idle, err := time.ParseDuration(os.Args[3])
+		var roots []byte
+		if file := os.Getenv(rootsVariable); err == nil && file != "" {
+			roots, err = os.ReadFile(file)
+		}
 		if err == nil {
-			err = Serve(context.Background(), Options{Home: os.Args[2], Commit: "abc", Idle: idle, Keyring: credential.BackendFile, Log: zap.Must(zap.NewProduction())})
+			err = Serve(context.Background(), Options{Home: os.Args[2], Commit: "abc", Idle: idle, Roots: roots, Keyring: credential.BackendFile, Log: zap.Must(zap.NewProduction())})
 		}
 		if err != nil && !errors.Is(err, ErrRunning) {
 			fmt.Fprintln(os.Stderr, err)

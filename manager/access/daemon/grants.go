@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/awsrole"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
@@ -34,6 +35,7 @@ type resolved struct {
 	env    []string // placeholders
 	files  []provider.File
 	ssh    []sshagent.Grant
+	aws    *awsrole.Grant // nil if there is none
 	// keepers have the credentials of grants, by name.
 	keepers runKeeper
 }
@@ -92,8 +94,11 @@ func (r *resolved) add(ctx context.Context, keepers *keepers, store *credential.
 	if err != nil {
 		return err
 	}
-	if stored.Provider == sshagent.Provider {
+	switch stored.Provider {
+	case sshagent.Provider:
 		return r.addSSH(stored)
+	case awsrole.Provider:
+		return r.addAWS(stored)
 	}
 	from, err := catalog.Of(stored)
 	if err != nil {
@@ -145,7 +150,7 @@ func (r *resolved) release() {
 // their credentials: keepers see to those.
 func (r *resolved) isAlike(other *resolved) bool {
 	sameGrants := slices.EqualFunc(r.grants, other.grants, func(a, b proxy.Grant) bool { return a.Name == b.Name && isAlike(a.Rules, b.Rules) })
-	return sameGrants && slices.Equal(r.env, other.env) && slices.Equal(r.files, other.files) && reflect.DeepEqual(r.ssh, other.ssh)
+	return sameGrants && slices.Equal(r.env, other.env) && slices.Equal(r.files, other.files) && reflect.DeepEqual(r.ssh, other.ssh) && isSameRole(r.aws, other.aws)
 }
 
 // addFiles adds files for the home of the sandbox's user.
@@ -230,6 +235,8 @@ func (s *server) list(ctx context.Context, profile string) ([]Grant, error) {
 		}
 		if ssh, err := sshagent.ParseName(g.Name); err == nil {
 			g.Hosts = append(g.Hosts, ssh.Host)
+		} else if e.Provider == awsrole.Provider {
+			g.Hosts = awsrole.PatternsOf(e.Metadata)
 		} else if p, err := catalog.Lookup(g.Name); err == nil {
 			g.Renews = e.HasRefreshToken && p.Refresh != nil && !e.Renewal.IsFinal
 			for _, i := range p.Injections {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -133,6 +134,7 @@ type server struct {
 	program   *program
 	authority *proxy.Authority
 	shared    map[string][]byte // content of files that every sandbox gets, by name
+	roots     *x509.CertPool    // of servers
 	gate      *proxy.Gate
 	keepers   *keepers
 
@@ -152,6 +154,7 @@ type registered struct {
 	granted  resolved
 	run      *proxy.Run
 	sshKeys  []string // fingerprints
+	aws      *AWSRole // nil without a grant for AWS
 	listener *net.UnixListener
 	stop     context.CancelFunc
 	stopped  chan struct{}
@@ -185,7 +188,7 @@ func newServer(opts Options) (*server, error) {
 	}
 	return &server{
 		program: own,
-		opts:    opts, authority: authority, shared: shared,
+		opts:    opts, authority: authority, shared: shared, roots: roots,
 		keepers: newKeepers(opts, renewal.New(serviceTransport(opts, roots))),
 		gate:    proxy.New(proxy.Options{Authority: authority, Roots: roots, Resolver: opts.Resolver, Upstream: opts.Upstream, Log: opts.Log}),
 		runs:    make(map[string]*registered),
@@ -373,7 +376,7 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	if err != nil {
 		return nil, err
 	}
-	allowed, err := request.policy(rules, granted.grants, hosts)
+	allowed, err := request.policy(rules, slices.Concat(granted.grants, granted.awsHosts()), hosts)
 	if err != nil {
 		return nil, err
 	}
@@ -409,6 +412,10 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 	if request.Token == "" {
 		request.Token = rand.Text()
 	}
+	role, err := s.awsOf(&request, &granted)
+	if err != nil {
+		return nil, err
+	}
 	// On a full disk, what is served already goes on as it is.
 	if err := s.writeDown(&request, &granted); err != nil {
 		return nil, err
@@ -417,8 +424,7 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 		before.end()
 		delete(s.runs, request.RunID)
 	}
-	r := &registered{request: request, granted: granted, stopped: make(chan struct{})}
-	var err error
+	r := &registered{request: request, granted: granted, aws: roleOf(role), stopped: make(chan struct{})}
 	if r.log, err = openRecorder(request.LogDir, request.LogLimit, s.opts.Log); err != nil {
 		return nil, errors.Join(err, os.Remove(runFile(s.opts.Home, request.RunID)))
 	}
@@ -440,7 +446,7 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 	r.stop = stop
 	r.run = &proxy.Run{
 		ID: request.RunID, Token: request.Token, Policy: allowed, Learn: request.Learn,
-		Grants: granted.grants, Keeper: granted.keepers, Record: r.log.record, CanRecord: r.log.canRecord,
+		Grants: granted.grants, Keeper: granted.keepers, AWS: role, Record: r.log.record, CanRecord: r.log.canRecord,
 	}
 	for _, k := range granted.keepers {
 		k.join(r.run)
@@ -581,7 +587,8 @@ func (s *server) register(w http.ResponseWriter, req *http.Request) {
 	case err != nil:
 		answer(w, http.StatusUnprocessableEntity, failure{err.Error()})
 	default:
-		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit, Env: r.granted.env, SSHKeys: r.sshKeys})
+		env := slices.Concat(r.granted.env, r.granted.awsEnv(&r.request))
+		answer(w, http.StatusOK, Registration{Token: r.request.Token, Commit: s.opts.Commit, Env: env, SSHKeys: r.sshKeys, AWS: r.aws})
 	}
 }
 

@@ -246,6 +246,11 @@ func (s *session) serveAWS(req *http.Request) {
 		Time: time.Now(), Kind: KindCredentials, Protocol: req.Proto, Method: req.Method, Scheme: "http",
 		Host: guestHost, Port: guestPort, Path: req.URL.EscapedPath(), Decision: Refused,
 	}
+	if status, why := s.run.unrecordable(&e); status != 0 {
+		s.record(&e)
+		s.answer(status, why)
+		return
+	}
 	c, why := s.awsCredentials(req, &e)
 	if why != nil {
 		e.Status, e.Error = why.Status, why.Message

@@ -347,6 +347,20 @@ func TestWhatKeepsCredentialsAwayIsToldAndRecorded(t *testing.T) {
 	}
 }
 
+func TestCredentialsAreNotHandedOutWithoutARecord(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	w := newWorld(t, policy.Strict)
+	w.run.AWS, w.run.CanRecord = c.provider(), func() error { return errors.New("the disk is full") }
+	resp, content := w.askAWS("GET", AWSPath, "t0ken")
+	if resp.StatusCode != http.StatusServiceUnavailable || !strings.Contains(content, codeUnrecorded) || c.count() != 0 {
+		t.Errorf("got %d: %s after %d calls", resp.StatusCode, content, c.count())
+	}
+	if e := w.entry(0); e.Decision != Refused || e.Grant != "" {
+		t.Errorf("recorded %+v", e)
+	}
+}
+
 // What was handed out is not written down, also after it was replaced.
 func TestCredentialsAreNotInTheRecord(t *testing.T) {
 	t.Parallel()
