@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -139,7 +140,7 @@ func TestMain(m *testing.M) {
 			check(err)
 			roots = append(roots, data...)
 		}
-		check(daemon.Serve(context.Background(), daemon.Options{Home: os.Args[2], Commit: "test", Roots: roots}))
+		check(daemon.Serve(context.Background(), daemon.Options{Home: os.Args[2], Commit: "test", Roots: roots, Keyring: credential.BackendFile}))
 		return
 	}
 	if home := os.Getenv(crashHome); home != "" {

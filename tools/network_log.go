@@ -18,7 +18,7 @@ const (
 // requestFields describe one request.
 var requestFields = []Field{
 	{Name: "time", Type: "string", Description: "When it was sent, RFC 3339 in UTC."},
-	{Name: "method", Type: "string", Optional: true, Description: "Its method; CONNECT for a connection that was not looked into, SIGN for a signature of the SSH agent."},
+	{Name: "method", Type: "string", Optional: true, Description: "Its method; CONNECT for a connection that was not looked into, SIGN for a signature of the SSH agent. A request to 127.0.0.1:3128 is for credentials of AWS."},
 	{Name: "host", Type: "string", Description: "Where it went."},
 	{Name: "port", Type: "integer", Optional: true, Description: "Its port."},
 	{Name: "path", Type: "string", Optional: true, Description: "Its path, without the query."},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/awsrole"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
@@ -56,7 +57,13 @@ taken over is then this program's: Claude Code on this machine may have to log i
 ssh:HOST or ssh:HOST:PORT is for SSH, with Git or by itself: a run gets an agent that
 signs for connections to that host only. The key is one of your SSH agent, which keeps
 it, or with --key that of a file, which is stored. The host is known by its keys in
-known_hosts; one that is not known there is refused.`,
+known_hosts; one that is not known there is refused.
+
+aws, or aws:NAME, is for AWS: a run gets short-lived credentials of a role, and can
+read those. What the role is assumed with stays outside: a profile of your own AWS
+configuration (--from login, --set profile=NAME), or keys, which are stored. Fields are
+role_arn and region, and optionally duration (15m to 1h), external_id, hosts (in place
+of those of the region), and sts_endpoint.`,
 		Example: `  drawbridge grant github
   drawbridge grant openai --from env
   drawbridge grant npm:npm.example.com < token.txt
@@ -64,6 +71,7 @@ known_hosts; one that is not known there is refused.`,
   drawbridge grant oauth:tracker --from login --set url=https://api.example.com/v1
   drawbridge grant ssh:github.com
   drawbridge grant ssh:git.example.com:2222 --key ~/.ssh/id_ed25519
+  drawbridge grant aws --set role_arn=arn:aws:iam::123456789012:role/agents --set region=eu-central-1 --set profile=dev
   drawbridge grant list`,
 		Args:              grantArgs,
 		ValidArgsFunction: a.completeProviders,
@@ -133,8 +141,11 @@ func (a *app) grant(ctx context.Context, g *grants, name string, f grantFlags) e
 	if err := checkSSHFlags(name, f); err != nil {
 		return err
 	}
-	if sshagent.IsGrant(name) {
+	switch {
+	case sshagent.IsGrant(name):
 		return a.grantSSH(ctx, g, name, f.ssh)
+	case awsrole.IsGrant(name):
+		return a.grantAWS(ctx, g, name, f)
 	}
 	p, id, err := g.provider(name)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/awsrole"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/renewal"
@@ -122,8 +123,11 @@ func (a *app) grantShowCommand() *cobra.Command {
 			if output == formatJSON {
 				return a.printGrantJSON(ctx, g, cred)
 			}
-			if cred.Provider == sshagent.Provider {
+			switch cred.Provider {
+			case sshagent.Provider:
 				return a.printSSHGrant(g, cred)
+			case awsrole.Provider:
+				return a.printAWSGrant(g, cred)
 			}
 			return a.printGrant(ctx, g, cred)
 		}),

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/spf13/cobra"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/awsrole"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
@@ -308,8 +309,11 @@ func misnamed(cmd *cobra.Command) string {
 	}
 	name := cmd.Flags().Arg(0)
 	_, err := provider.Builtin().Lookup(name)
-	if sshagent.IsGrant(name) {
+	switch {
+	case sshagent.IsGrant(name):
 		_, err = sshagent.ParseName(name)
+	case awsrole.IsGrant(name):
+		_, err = awsrole.ParseName(name)
 	}
 	if err != nil {
 		return err.Error()

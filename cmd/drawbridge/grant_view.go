@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/awsrole"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/renewal"
@@ -82,8 +83,12 @@ func (g *grants) view(ctx context.Context, e credential.Entry) grantView {
 	if e.State == credential.StateUnreadable {
 		return v
 	}
-	if e.Provider == sshagent.Provider {
+	switch e.Provider {
+	case sshagent.Provider:
 		g.sshView(ctx, &v, e.Grant)
+		return v
+	case awsrole.Provider:
+		g.awsView(ctx, &v, e.Grant)
 		return v
 	}
 	_, resolved, err := g.use(ctx, e.Grant)

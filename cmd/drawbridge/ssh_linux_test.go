@@ -231,19 +231,19 @@ func TestSSHToAnotherHostIsRefused(t *testing.T) {
 }
 
 // killDaemon ends the daemon of the home as a crash would, and waits until it is gone.
-func (w *sshWorld) killDaemon() {
-	w.t.Helper()
-	client := daemon.NewClient(w.home, nil)
+func (c *cli) killDaemon() {
+	c.t.Helper()
+	client := daemon.NewClient(c.home, nil)
 	defer client.Close()
-	health, err := client.Health(w.t.Context())
+	health, err := client.Health(c.t.Context())
 	if err == nil {
 		err = syscall.Kill(health.PID, syscall.SIGKILL)
 	}
 	if err != nil {
-		w.t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	for !errors.Is(err, daemon.ErrNotRunning) {
-		_, err = client.Health(w.t.Context())
+		_, err = client.Health(c.t.Context())
 	}
 }
 

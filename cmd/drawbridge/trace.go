@@ -185,8 +185,11 @@ func statusOf(e *manager.NetworkEntry) string {
 }
 
 func ruleText(e *manager.NetworkEntry) string {
-	if e.Error != "" {
+	switch {
+	case e.Error != "":
 		return oneLine(e.Error)
+	case e.Rule == "" && e.Grant != "":
+		return oneLine("grant " + e.Grant)
 	}
 	return oneLine(e.Rule)
 }

@@ -79,7 +79,7 @@ func TestSessionIsBegunWithAProfileOfTheHost(t *testing.T) {
 	t.Setenv("AWS_REGION", "us-west-2")
 	s := ststest.Start(t)
 	keys := fmt.Sprintf("aws_access_key_id = %s\naws_secret_access_key = %s\n", ststest.AccessKeyID, ststest.SecretAccessKey)
-	process := fmt.Sprintf(`credential_process = printf '{"Version":1,"AccessKeyId":"%s","SecretAccessKey":"%s"}'`, ststest.AccessKeyID, ststest.SecretAccessKey)
+	process := `credential_process = printf '{"Version":1,"AccessKeyId":"` + ststest.AccessKeyID + `","SecretAccessKey":"` + ststest.SecretAccessKey + `"}'`
 	for name, change := range map[string]func(map[string]string){
 		"keys in the credentials": profileOf(t, "dev", "[profile dev]\nregion = eu-west-1\n", "[dev]\n"+keys),
 		"keys in the config":      profileOf(t, "dev", "[profile dev]\n"+keys, ""),

@@ -2,6 +2,7 @@ package awsrole
 
 import (
 	"errors"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -21,9 +22,7 @@ func TestGrantIsStoredAndRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, text := range InProfile("dev", "/home/a", func(string) string { return "" }) {
-		fields[name] = text
-	}
+	maps.Copy(fields, InProfile("dev", "/home/a", func(string) string { return "" }))
 	delete(fields, FieldHosts)
 	ofProfile, err := New("aws", fields, Keys{})
 	if err != nil {

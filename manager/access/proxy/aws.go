@@ -197,6 +197,9 @@ func (p *AWSCredentialProvider) keep(version string, c AWSCredentials, err error
 		p.version, p.current = version, AWSCredentials{}
 	}
 	now := p.now()
+	if err == nil && c.Expires.Sub(now) < leastLeft {
+		err = &AWSError{Status: http.StatusServiceUnavailable, Code: "clock_skew", Message: "what AWS gives has expired, by the clock of the host", Next: "the person who runs this can set the clock"}
+	}
 	if err != nil {
 		p.failure, p.retryAt = err, now.Add(failurePause)
 		return p.fallback(now)

@@ -139,6 +139,20 @@ func TestFailureIsAnsweredWithWhatStillLasts(t *testing.T) {
 	c.expect(t, p, "when it is up again", "ASIA5", 5)
 }
 
+// A clock that is far ahead does not make each question one to AWS.
+func TestCredentialsThatHaveExpiredAreAFailure(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	p := c.provider()
+	c.life = leastLeft - time.Second
+	for range 2 {
+		got, err := p.Credentials(t.Context())
+		if why, ok := errors.AsType[*AWSError](err); !ok || why.Code != "clock_skew" || got.AccessKeyID != "" || c.count() != 1 {
+			t.Errorf("got %+v, %v after %d calls", got, err, c.count())
+		}
+	}
+}
+
 func TestCallersAtTheSameTimeShareOneCall(t *testing.T) {
 	t.Parallel()
 	c := newCloud()
