@@ -126,7 +126,11 @@ func (m *Manager) stageAgent(_ context.Context, c *creation) error {
 		return err
 	}
 	dir := filepath.Join(m.store.RunStore(c.row.ID).GateDir(), runtime.GateAgentHome)
-	files, err := a.Stage(agent.Setup{Workspace: runtime.WorkspacePath, Env: c.spec.Env, Context: m.contextOf(c)})
+	setup := agent.Setup{Workspace: runtime.WorkspacePath, Env: c.spec.Env, Context: m.contextOf(c)}
+	for _, s := range c.opts.MCPServers {
+		setup.Servers = append(setup.Servers, agent.Server{Name: s.Name, URL: s.URL})
+	}
+	files, err := a.Stage(setup)
 	if err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/deps"
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 func TestAgentsThatCannotBeHad(t *testing.T) {
@@ -103,6 +104,42 @@ func TestReportAndTranscriptOfAnAgent(t *testing.T) {
 	kept, err := filepath.Glob(filepath.Join(w.home, "sessions", "claude", "*", "session"))
 	if err != nil || len(kept) != 1 {
 		t.Errorf("kept of its sessions: %v, %v", kept, err)
+	}
+}
+
+// Remote MCP servers of a project are reached, with their grants, and its agent is
+// connected to them.
+func TestAgentIsConnectedToMCPServers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).withGate()
+	m := w.manager()
+	w.grantFor("anthropic", "sk-ant-api03-"+strings.Repeat("k", 93)+"AA")
+	make := func(mcp string) (*Run, error) {
+		return m.Create(t.Context(), Options{Agent: "claude", Prompt: "x", Image: w.image, Config: parseConfig(t, "mcp: "+mcp+"\n")})
+	}
+	run, err := make("[{name: docs, url: https://docs.example.com/mcp}]")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(run.NetworkRules, "; "); got != "docs.example.com allow * /mcp/**; docs.example.com allow * /mcp" {
+		t.Errorf("it may reach %s", got)
+	}
+	staged, err := os.ReadFile(filepath.Join(run.Store.GateDir(), runtime.GateAgentHome, ".claude.json"))
+	if err != nil || !strings.Contains(string(staged), `"https://docs.example.com/mcp"`) {
+		t.Errorf("the agent has %s, %v", staged, err)
+	}
+	if err := m.Destroy(t.Context(), run.ID); err != nil {
+		t.Error(err)
+	}
+	for mcp, says := range map[string]string{
+		"[{name: docs, url: https://docs.example.com/mcp, auth: {grant: 'mcp:docs', header: Authorization}}]": "mcp:docs",
+		"[{name: docs, url: https://docs.example.com/mcp, auth: {grant: 'mcp:docs', header: X-Key}}]":         "--set header=X-Key",
+		"[{name: docs, url: https://docs.example.com/mcp, policy: {deny: [x], mode: enforce}}]":               "leave policy out",
+		"[{name: docs, url: 'http://localhost:8080/mcp'}]":                                                    "begins with https://",
+	} {
+		if run, err := make(mcp); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %+v, %v; want %q", mcp, run, err, says)
+		}
 	}
 }
 

@@ -50,6 +50,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 		opts, err = withConfig(opts)
 	}
 	if err == nil {
+		opts, err = withServers(opts)
+	}
+	if err == nil {
 		opts, err = m.withAgent(ctx, opts)
 	}
 	if err == nil {

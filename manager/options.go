@@ -110,6 +110,9 @@ type Options struct {
 	Prompt string
 	Resume string
 	Model  string
+	// MCPServers are remote MCP servers that the run reaches, and its agent is
+	// connected to. A grant for one puts its credential into requests on the way.
+	MCPServers []config.MCPServer
 	// Dependencies are what the sandbox has to contain, as package deps reads them:
 	// an image with them is built where the runtime builds images, and otherwise
 	// this machine has to have them.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 
@@ -26,6 +28,7 @@ type configKey struct {
 var configKeys = []configKey{
 	{"dependencies", "without docker and services", takeDependencies},
 	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
+	{"mcp", "without policy", takeMCP},
 	{"mounts", "without exclude", takeMounts},
 	{"hooks.pre_run", "", func(o *Options, c *config.Config) error { fillIn(&o.PreRun, c.Hooks.PreRun); return nil }},
 	{"agent", "", func(o *Options, c *config.Config) error {
@@ -175,6 +178,43 @@ func withConfig(opts Options) (Options, error) {
 // equal to describes them, and is checked by take.
 func (k *configKey) honours(wish config.Wish) bool {
 	return k.only == "" || k.only == config.Text(wish.Value) || strings.HasPrefix(k.only, "without ")
+}
+
+// takeMCP adds the MCP servers of the Config, with the grants that they need.
+func takeMCP(o *Options, c *config.Config) error {
+	servers := slices.Clone(o.MCPServers)
+	for _, s := range c.MCP {
+		switch {
+		case s.Policy != nil:
+			return fmt.Errorf("this build has no policy for the operations of %s: leave policy out", s.Name)
+		case s.Auth != nil && s.Auth.Header != "" && !strings.EqualFold(s.Auth.Header, "Authorization"):
+			return fmt.Errorf("the header of %s is that of its grant: leave header out, and give it to the grant (`drawbridge grant %s --set header=%s`)", s.Name, s.Auth.Grant, s.Auth.Header)
+		}
+		servers = append(servers, s)
+	}
+	o.MCPServers = servers
+	return nil
+}
+
+// withServers lets the run reach its MCP servers, and use their grants.
+func withServers(opts Options) (Options, error) {
+	for _, s := range opts.MCPServers {
+		if s.Auth != nil {
+			if !slices.Contains(opts.Grants, s.Auth.Grant) {
+				opts.Grants = append(slices.Clip(opts.Grants), s.Auth.Grant)
+			}
+			continue // the grant lets it through
+		}
+		u, err := url.Parse(s.URL)
+		if err != nil || u.Scheme != "https" || u.Host == "" {
+			// This machine's loopback is not that of the sandbox.
+			return opts, failf(CodeInvalidArgument, "give it a URL that begins with https://", "the MCP server %s cannot be reached at %q", s.Name, s.URL)
+		}
+		if opts.Network != NetworkNone {
+			opts.NetworkRules = append(slices.Clip(opts.NetworkRules), u.Host+" allow * "+path.Join("/", u.EscapedPath())+"/**", u.Host+" allow * "+path.Join("/", u.EscapedPath()))
+		}
+	}
+	return opts, nil
 }
 
 // takeMounts adds the mounts of the Config to those of the caller.
