@@ -20,6 +20,8 @@ var (
 	ErrCommand = errors.New("command could not be started")
 	// ErrNoInput: the command has no standard input, or it has been closed.
 	ErrNoInput = errors.New("no standard input")
+	// ErrRefused: no server in the sandbox answers on the port.
+	ErrRefused = errors.New("connection refused in the sandbox")
 	// ErrUnsupported: this driver, or this backend, cannot do it.
 	ErrUnsupported = errors.New("not supported by this runtime")
 )

@@ -13,7 +13,7 @@
 // Exec and following logs last as long as the caller's context allows.
 //
 // The package imports nothing of the manager. Abilities that not every backend
-// has are further interfaces (ImageManager, ImageBuilder), found by a type
+// has are further interfaces (ImageManager, ImageBuilder, Dialer), found by a type
 // assertion; differences in degree are values in Capabilities.
 package runtime
 
@@ -251,7 +251,11 @@ type Capabilities struct {
 	Resize       bool // the size of a terminal can be changed while the command runs
 	Exec         bool
 	OpenNetwork  bool
-	PublishPorts bool
+	PublishPorts bool // by the engine, with NetworkOpen
+	// Dial says that servers in sandboxes are reached by Dialer. DialMend is what
+	// a person can do where they are not.
+	Dial     bool
+	DialMend string
 	// Gate says that sandboxes can have one. GateNote says how they reach it
 	// where it is not by its own socket. GateMend is what a person can do where
 	// they cannot have one, or where there is a better way than that of GateNote.

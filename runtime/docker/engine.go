@@ -71,7 +71,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 	if err != nil {
 		return runtime.Capabilities{}, err
 	}
-	return runtime.Capabilities{
+	can := runtime.Capabilities{
 		Isolation:    how.isolation,
 		Note:         how.note,
 		Mend:         how.mend,
@@ -85,7 +85,12 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		GateNote:     how.gate.note,
 		GateMend:     how.gate.mend,
 		GateSockets:  how.gate.way == waySocket,
-	}, nil
+		Dial:         how.mode == modeDirect,
+	}
+	if !can.Dial {
+		can.DialMend = dialMend
+	}
+	return can, nil
 }
 
 // facts returns what the engine offers, asking it at most once in factsAge. It

@@ -61,9 +61,13 @@ func (r *run) serveKept(meeting *link.Meeting) {
 }
 
 func (r *run) serveOne(slots slots, conn *link.Conn) {
-	defer slots.give()
 	defer conn.Close()
-	r.serve(conn)
+	port := r.serve(conn)
+	// A connection to a server lasts, and must not keep others from the guest.
+	slots.give()
+	if port != 0 {
+		r.carry(conn, port)
+	}
 }
 
 // slots bound the connections that are served at the same time.
@@ -73,12 +77,13 @@ func newSlots() slots { return make(slots, link.MaxConnections) }
 func (s slots) take() { s <- struct{}{} }
 func (s slots) give() { <-s }
 
-// serve performs the one operation of a connection.
-func (r *run) serve(conn *link.Conn) {
+// serve performs the one operation of a connection, but for the connection to a
+// server: its port is returned.
+func (r *run) serve(conn *link.Conn) (port uint16) {
 	_ = conn.SetDeadline(time.Now().Add(firstMessage))
 	kind, data, err := conn.Receive(link.MaxStart)
 	if err != nil {
-		return // nobody is there to be told
+		return 0 // nobody is there to be told
 	}
 	_ = conn.SetDeadline(time.Time{})
 	switch kind {
@@ -86,13 +91,13 @@ func (r *run) serve(conn *link.Conn) {
 		var o link.AttachOptions
 		if o, err = link.DecodeAttach(data); err == nil {
 			r.attach(conn, o)
-			return
+			return 0
 		}
 	case link.KindExec:
 		var req link.ExecRequest
 		if req, err = link.DecodeExec(data); err == nil {
 			r.exec(conn, req)
-			return
+			return 0
 		}
 	case link.KindInput:
 		err = r.takeInput(conn, data)
@@ -106,6 +111,12 @@ func (r *run) serve(conn *link.Conn) {
 		if size, err = link.DecodeSize(data); err == nil {
 			err = r.resize(size)
 		}
+	case link.KindConnect:
+		var n uint64
+		if n, err = link.DecodeNumber(data, math.MaxUint16); err == nil && n > 0 {
+			return uint16(n)
+		}
+		err = link.ErrProtocol
 	default:
 		err = link.ErrProtocol
 	}
@@ -115,6 +126,7 @@ func (r *run) serve(conn *link.Conn) {
 	} else {
 		_ = conn.Send(link.KindOK)
 	}
+	return 0
 }
 
 // signal sends sig to the command's process group, once it runs.

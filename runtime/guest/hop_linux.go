@@ -31,6 +31,9 @@ type hop struct {
 // address returns what the kernel takes. It is made for each connection, because it
 // is written to while it is used.
 func (h hop) address() (family int, address unix.Sockaddr) {
+	if h.relay.Addr().Is6() {
+		return unix.AF_INET6, &unix.SockaddrInet6{Port: int(h.relay.Port()), Addr: h.relay.Addr().As16()}
+	}
 	if h.relay.IsValid() {
 		return unix.AF_INET, &unix.SockaddrInet4{Port: int(h.relay.Port()), Addr: h.relay.Addr().As4()}
 	}

@@ -127,6 +127,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		CloseInput:  true,
 		Gate:        true,
 		GateSockets: true,
+		Dial:        true,
 	}
 	if e.isolation == runtime.IsolationRunc {
 		can.Note = "gVisor was refused: the host's kernel is shared"

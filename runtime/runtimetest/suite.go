@@ -80,6 +80,7 @@ func Run(t *testing.T, h Harness) {
 		{"Hardening", s.testHardening},
 		{"Bounds", s.testBounds},
 		{"Gate", s.testGate},
+		{"Dial", s.testDial},
 	}
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) {

@@ -120,6 +120,8 @@ func Error(err error) error {
 		return fmt.Errorf("%w: %w", runtime.ErrUnsupported, err)
 	case errors.As(err, new(*link.CommandError)):
 		return fmt.Errorf("%w: %w", runtime.ErrCommand, err)
+	case errors.Is(err, link.ErrPortRefused):
+		return fmt.Errorf("%w: %w", runtime.ErrRefused, err)
 	case errors.Is(err, link.ErrUnreachable):
 		return fmt.Errorf("%w: %w", runtime.ErrUnavailable, err)
 	}

@@ -20,8 +20,9 @@ import (
 // Kind is the type of a message.
 type Kind byte
 
-// The kinds of messages. Those up to KindError answer; the next five begin an
-// operation; the rest belongs to streams.
+// The kinds of messages. Those up to KindError answer; the next five and the last
+// begin an operation; the rest belongs to streams. A kind keeps its number: a guest
+// may be older than who speaks with it.
 const (
 	KindReady   Kind = iota + 1 // guest: hand-over is complete
 	KindStarted                 // guest: the command runs
@@ -43,6 +44,8 @@ const (
 	KindStderr // guest: data
 	KindLost   // guest: number of bytes that this client was too slow for
 	KindExit   // guest: Exit, or ExecResult
+
+	KindConnect // host: number of a port; after KindOK the connection is bytes as they are
 )
 
 const headerLen = 5

@@ -8,7 +8,8 @@
 //
 // At any time after that, any process of the same user on the host can Dial the
 // control socket, whose path exists on the host only. One connection is one
-// operation: attach, input, exec, signal or resize.
+// operation: attach, input, exec, signal, resize, or a connection to a server in
+// the sandbox.
 //
 // Where an engine cannot pass sockets into a sandbox, the guest writes frames on
 // its standard output instead (AppendRecordFrame, FrameReader).
@@ -38,6 +39,9 @@ const (
 	// MaxConnections is the number of control connections that a guest serves
 	// at the same time; further ones wait.
 	MaxConnections = 64
+	// MaxCarried is the number of connections to servers in a sandbox that a
+	// guest carries at the same time, beside those; further ones are refused.
+	MaxCarried = 256
 	// AttachBacklog is the number of bytes that wait for an attached client
 	// that does not read, before it loses live output.
 	AttachBacklog = 1 << 20
@@ -73,6 +77,8 @@ var (
 	ErrNoTerminal = errors.New("the command has no terminal")
 	// ErrEnded: the command has ended.
 	ErrEnded = errors.New("the command has ended")
+	// ErrPortRefused: nothing listens on the port, or nobody answers there.
+	ErrPortRefused = errors.New("nothing in the sandbox answers on the port")
 	// ErrProtocol: the other end said something that it must not say.
 	ErrProtocol = errors.New("protocol violation")
 	// ErrUnreachable: no guest answers on the control socket.

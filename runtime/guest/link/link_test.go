@@ -251,6 +251,11 @@ func FuzzHost(f *testing.F) {
 			_ = s.Output(io.Discard, io.Discard)
 			s.Close()
 		}
+		if s, err := hostile(t, talk).Connect(ctx, 80); err == nil {
+			_ = s.SetDeadline(time.Now().Add(5 * time.Second))
+			_, _ = io.Copy(io.Discard, s)
+			s.Close()
+		}
 		if ctx.Err() != nil {
 			t.Error("a connection that ended holds the host")
 		}

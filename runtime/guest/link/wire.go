@@ -228,7 +228,7 @@ func (x Exit) valid() bool {
 }
 
 // errorCodes are the errors that keep their identity across the connection.
-var errorCodes = []error{1: ErrNoStdin, 2: ErrStdinClosed, 3: ErrNoTerminal, 4: ErrEnded, 5: ErrProtocol}
+var errorCodes = []error{1: ErrNoStdin, 2: ErrStdinClosed, 3: ErrNoTerminal, 4: ErrEnded, 5: ErrProtocol, 6: ErrPortRefused}
 
 // EncodeError encodes the payload of KindError.
 func EncodeError(err error) []byte {

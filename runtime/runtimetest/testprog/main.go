@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -40,6 +41,8 @@ func main() {
 		"orphan":      orphan,
 		"ask":         ask,
 		"echo":        echo,
+		"serve":       serve,
+		"http":        serveHTTP,
 		"sleep":       func(string) { time.Sleep(time.Hour) },
 	}
 	action, ok := actions[os.Args[1]]
@@ -95,6 +98,36 @@ func echo(count string) {
 	}()
 	got, err := io.Copy(received, conn)
 	fmt.Println(got, bytes.Equal(sent.Sum(nil), received.Sum(nil)), err)
+}
+
+// serve listens on a port of loopback. It says back what a client said, once that
+// has ended its half.
+func serve(port string) {
+	l, err := net.Listen("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		fail(err.Error())
+	}
+	fmt.Println("serving")
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			fail(err.Error())
+		}
+		go func() {
+			defer conn.Close()
+			said, _ := io.ReadAll(conn)
+			_, _ = io.WriteString(conn, "you said ")
+			_, _ = conn.Write(said)
+		}()
+	}
+}
+
+// serveHTTP serves HTTP on a port of loopback.
+func serveHTTP(port string) {
+	err := http.ListenAndServe("127.0.0.1:"+port, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		_, _ = io.WriteString(w, "served "+req.URL.Path)
+	}))
+	fail(err.Error())
 }
 
 // ignoreTerm outlives SIGTERM.
