@@ -64,11 +64,13 @@ type Insertion struct {
 	Quota  Quota         // what the run must fit in
 	Holder string        // holds the run's lease from the start; empty for none
 	Lease  time.Duration // how long Holder has the lease
+	Ports  []int         // of this machine, that no other live run has
 }
 
 // InsertRun stores a new run. Where its key has been used for the same arguments
 // before, it stores nothing and returns the run that was stored then. The error
-// matches ErrNameTaken, ErrKeyReused or ErrExists, or is a *QuotaError.
+// matches ErrNameTaken, ErrPortTaken,
+// ErrKeyReused or ErrExists, or is a *QuotaError.
 func (s *Store) InsertRun(ctx context.Context, row RunRow, with Insertion) (*RunRow, error) {
 	if !validID(row.ID) {
 		return nil, fmt.Errorf("insert run %q: not a run ID", row.ID)
@@ -87,6 +89,9 @@ func (s *Store) InsertRun(ctx context.Context, row RunRow, with Insertion) (*Run
 			return err
 		}
 		if err := insertRow(t, row); err != nil {
+			return err
+		}
+		if err := insertPorts(t, row.ID, with.Ports); err != nil {
 			return err
 		}
 		if with.Key != nil {

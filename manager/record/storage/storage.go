@@ -45,6 +45,8 @@ var (
 	ErrExists = errors.New("run exists already")
 	// ErrNameTaken says that a live run has this name.
 	ErrNameTaken = errors.New("name is taken by a live run")
+	// ErrPortTaken says that a live run has this port of the machine.
+	ErrPortTaken = errors.New("port is taken by a live run")
 	// ErrKeyReused says that an idempotency key was used before with other
 	// arguments.
 	ErrKeyReused = errors.New("idempotency key was used with other arguments")
