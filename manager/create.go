@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -45,7 +47,10 @@ var createSteps = []struct {
 // not been started. On error nothing is left behind. With an idempotency key, a
 // repeated call returns the run of the first one with Replayed set.
 func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
-	opts, err := m.withProject(ctx, opts)
+	err := m.permitPorts(opts)
+	if err == nil {
+		opts, err = m.withProject(ctx, opts)
+	}
 	if err == nil {
 		opts, err = withConfig(opts)
 	}
@@ -125,6 +130,13 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 	}
 	generated := c.row.Name == ""
 	for try := 0; ; try++ {
+		hostPorts, err := chooseHostPorts(ctx, c.opts.Ports)
+		if err != nil {
+			return failf(CodeConflict, "end programs that listen there, or leave the ports out", "%v", err)
+		}
+		if len(hostPorts) > 0 {
+			c.row.Meta = encode(meta{HostPorts: hostPorts})
+		}
 		if generated {
 			c.row.Name = generateName()
 		}
@@ -136,7 +148,11 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 			Quota:  storage.Quota{MaxLive: m.opts.MaxLiveRuns, MaxMemory: m.opts.MaxMemoryBytes, MaxCPUs: m.opts.MaxCPUs},
 			Holder: m.holder.ID(),
 			Lease:  leaseTTL,
+			Ports:  slices.Collect(maps.Values(hostPorts)),
 		})
+		if errors.Is(err, storage.ErrPortTaken) && try < 10 {
+			continue // that run does not listen there, or not yet
+		}
 		if errors.Is(err, storage.ErrNameTaken) && generated && try < 10 {
 			continue
 		}
@@ -241,7 +257,7 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 		row.BackendID = made.BackendID
 		row.Isolation = string(made.Isolation)
 		row.IsolationNote = made.Note
-		_ = changeMeta(row, func(mt *meta) { mt.Gate = c.gate }) // it is empty
+		_ = changeMeta(row, func(mt *meta) { mt.Gate = c.gate }) // recordRun wrote it
 	})
 	if err != nil {
 		return err

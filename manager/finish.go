@@ -36,7 +36,10 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 	}
 	row, err := m.store.ChangeRun(ctx, id, append([]string{string(StateCreated)}, activeStates...), func(row *storage.RunRow) {
 		applyEnding(row, end)
-		_ = changeMeta(row, func(mt *meta) { mt.Unconfirmed, mt.Requested, mt.Report = "", requested, report })
+		_ = changeMeta(row, func(mt *meta) {
+			mt.Unconfirmed, mt.Requested, mt.Report = "", requested, report
+			mt.HostPorts, mt.PortsNote = nil, ""
+		})
 	})
 	if notActive(err) || errors.Is(err, storage.ErrNotFound) {
 		return nil

@@ -49,6 +49,9 @@ const (
 	leaseTTL = 30 * time.Second
 	// leaseRenewal leaves room for two missed renewals within leaseTTL.
 	leaseRenewal = 8 * time.Second
+	// orphanLook is how often runs without a supervisor are looked for, which
+	// takes some microseconds: nobody listens on their ports until then.
+	orphanLook = time.Second
 	// settleTimeout bounds how long a call waits for runs that a dead
 	// process left behind to be looked at.
 	settleTimeout = 5 * time.Second
@@ -237,14 +240,16 @@ func (m *Manager) keepHouse(ctx context.Context) {
 		m.log.Info("the sweep could not look everywhere", zap.Error(err))
 	}
 
-	ticks := time.NewTicker(leaseRenewal)
-	defer ticks.Stop()
+	renewals, looks := time.NewTicker(leaseRenewal), time.NewTicker(orphanLook)
+	defer renewals.Stop()
+	defer looks.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-ticks.C:
+		case <-renewals.C:
 			m.renewLeases(ctx)
+		case <-looks.C:
 			m.adoptOrphans(ctx)
 		}
 	}

@@ -95,8 +95,8 @@ func (g *gateClient) close() {
 
 // chooseNetwork checks what a new run asks for, and fills in what it does not say.
 func (m *Manager) chooseNetwork(ctx context.Context, driver runtime.Runtime, opts *Options) error {
-	if len(opts.Ports) > 0 {
-		return failf(CodeUnsupported, "leave the ports out", "this build does not publish ports")
+	if err := canPublish(ctx, driver, opts.Ports); err != nil {
+		return err
 	}
 	able := m.gate.client != nil
 	mend := "use network none"
@@ -290,6 +290,10 @@ func (m *Manager) ensureGate(ctx context.Context, row storage.RunRow) error {
 	}
 	request := run.ProxyRegReq
 	if request == nil {
+		if len(run.Ports) > 0 && m.gate.client != nil {
+			// Its Manager listens when this one is gone.
+			return m.gate.client.Ensure(ctx)
+		}
 		return nil
 	}
 	if m.gate.client == nil {
@@ -521,7 +525,7 @@ func (s *NetworkSummary) add(e *NetworkEntry) {
 	s.Last = append(s.Last, refusal)
 }
 
-// watchGate keeps the gate up for the runs that this Manager supervises. There is
+// watchGate keeps the gate's daemon up for the runs that this Manager supervises. There is
 // one for each Manager that has such a run.
 func (m *Manager) watchGate() {
 	if m.gate.client == nil {
@@ -539,7 +543,7 @@ func (m *Manager) watchGate() {
 func (m *Manager) keepGate(ctx context.Context) {
 	pause := watchPause
 	for ctx.Err() == nil {
-		runs := m.gatedRuns(ctx)
+		runs := m.tendedRuns(ctx)
 		if len(runs) == 0 {
 			select {
 			case <-m.gate.wake:
@@ -562,8 +566,9 @@ func (m *Manager) keepGate(ctx context.Context) {
 	}
 }
 
-// gatedRuns are the runs that this Manager supervises and that have a gate.
-func (m *Manager) gatedRuns(ctx context.Context) []*Run {
+// tendedRuns are the runs that this Manager supervises and that need the daemon: for
+// their gate, or because it listens on their ports when this Manager is gone.
+func (m *Manager) tendedRuns(ctx context.Context) []*Run {
 	m.mu.Lock()
 	ids := make([]string, 0, len(m.supervised))
 	for id := range m.supervised {
@@ -572,7 +577,7 @@ func (m *Manager) gatedRuns(ctx context.Context) []*Run {
 	m.mu.Unlock()
 	var runs []*Run
 	for _, id := range ids {
-		if run, err := m.get(ctx, id); err == nil && run.ProxyRegReq != nil && run.GetState().Active() {
+		if run, err := m.get(ctx, id); err == nil && (run.ProxyRegReq != nil || len(run.Ports) > 0) && run.GetState().Active() {
 			runs = append(runs, run)
 		}
 	}
@@ -584,6 +589,9 @@ func (m *Manager) gatedRuns(ctx context.Context) []*Run {
 func (m *Manager) registerAll(ctx context.Context, runs []*Run) error {
 	var errs []error
 	for _, run := range runs {
+		if run.ProxyRegReq == nil {
+			continue
+		}
 		if _, err := m.gate.client.Register(ctx, *run.ProxyRegReq); err != nil {
 			errs = append(errs, err)
 		}

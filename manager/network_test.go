@@ -129,7 +129,6 @@ func TestRunWithoutAGateReachesNothing(t *testing.T) {
 		"rules without a network": {Network: NetworkNone, NetworkRules: []string{host}},
 		"an unknown network":      {Network: "open"},
 		"a rule that is none":     {NetworkRules: []string{"http://" + host}},
-		"ports":                   {Ports: map[string]int{"web": 80}},
 	} {
 		if _, err := m.Create(t.Context(), opts); err == nil || AsError(err).Next == "" {
 			t.Errorf("%s: %v", name, err)

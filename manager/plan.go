@@ -178,10 +178,8 @@ func checkLimits(opts Options) error {
 			return failf(CodeInvalidArgument, fmt.Sprintf("choose from %v to %v", limit.low, limit.high), "the %s of %v %s is out of range", limit.name, limit.value, limit.unit)
 		}
 	}
-	for name, port := range opts.Ports {
-		if name == "" || port < 1 || port > 65535 {
-			return failf(CodeInvalidArgument, "name each port and choose from 1 to 65535", "port %q: %d is not usable", name, port)
-		}
+	if err := checkPortNames(opts.Ports); err != nil {
+		return err
 	}
 	return checkEnv(opts.Env)
 }

@@ -46,6 +46,7 @@ var configKeys = []configKey{
 	{"network.policy", "", func(o *Options, c *config.Config) error { fillIn(&o.Network, Network(c.Network.Policy)); return nil }},
 	{"network.rules", "", takeRules},
 	{"network.host", "", takeHostPorts},
+	{"ports", "", takePorts},
 	{"command", "", func(o *Options, c *config.Config) error {
 		if len(o.Cmd) == 0 {
 			o.Cmd = slices.Clone(c.Command)

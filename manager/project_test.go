@@ -187,7 +187,7 @@ func TestCreateMakesTheRunThatAConfigWants(t *testing.T) {
 	if err := m.Destroy(t.Context(), run.ID); err != nil {
 		t.Error(err)
 	}
-	if _, err := m.Create(t.Context(), Options{Config: parseConfig(t, "ports: {web: 80}\n")}); AsError(err).Code != CodeUnsupported {
+	if _, err := m.Create(t.Context(), Options{Config: parseConfig(t, "clipboard: true\n")}); AsError(err).Code != CodeUnsupported {
 		t.Errorf("a key that is not honoured: %v", err)
 	}
 }

@@ -42,7 +42,8 @@ type spec struct {
 // meta is the part of a run that changes and that no query needs, as it is
 // stored.
 type meta struct {
-	HostPorts map[string]int  `json:"host_ports,omitempty"`
+	HostPorts map[string]int  `json:"host_ports,omitempty"` // until the run has ended
+	PortsNote string          `json:"ports_note,omitempty"`
 	Gate      *gateState      `json:"gate,omitempty"`
 	Requested *NetworkSummary `json:"requested,omitempty"` // once the run has ended
 	Report    json.RawMessage `json:"report,omitempty"`    // of the agent, once the run has ended
@@ -140,6 +141,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		Image:          row.Image,
 		Ports:          maps.Clone(sp.Ports),
 		HostPorts:      maps.Clone(mt.HostPorts),
+		PortsNote:      mt.PortsNote,
 		State:          State(row.State),
 		ContainerID:    row.BackendID,
 		KeepContainer:  row.Keep,

@@ -35,7 +35,8 @@ type Run struct {
 	Image         string            // image the sandbox was made from
 	ProviderMeta  map[string]string // what providers keep about the run
 	Ports         map[string]int    // endpoint name to port in the sandbox
-	HostPorts     map[string]int    // endpoint name to port on the host's loopback address
+	HostPorts     map[string]int    // endpoint name to port on the host's loopback address; empty once it has ended
+	PortsNote     string            // which of them are others than they were, and why; empty if none
 	State         State
 	ContainerID   string // the backend's identifier of the sandbox; empty once it is removed
 	KeepContainer bool   // the sandbox stays after the end, until Destroy

@@ -126,6 +126,7 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	if _, err := m.recordRunning(ctx, row, nil); err != nil {
 		return err
 	}
+	m.awaitPorts(ctx, &row)
 	return nil
 }
 
@@ -207,10 +208,6 @@ func (m *Manager) recordRunning(ctx context.Context, row storage.RunRow, status 
 	if err != nil {
 		return row, err
 	}
-	ports, err := m.hostPorts(ctx, row, sp, status)
-	if err != nil {
-		m.log.Warn("published ports are not known yet", zap.String("run", row.ID), zap.Error(err))
-	}
 	changed, err := m.store.ChangeRun(ctx, row.ID, []string{string(StateStarting), string(StateRunning), string(StateStopping)}, func(row *storage.RunRow) {
 		if State(row.State) == StateStarting {
 			row.State = string(StateRunning)
@@ -221,10 +218,6 @@ func (m *Manager) recordRunning(ctx context.Context, row storage.RunRow, status 
 		if sp.Timeout > 0 {
 			row.Deadline = row.StartedAt.Add(sp.Timeout)
 		}
-		if len(ports) > 0 {
-			// Only this package writes the document; it was read above.
-			_ = changeMeta(row, func(mt *meta) { mt.HostPorts = ports })
-		}
 	})
 	if err != nil {
 		return row, fmt.Errorf("record that it runs: %w", err)
@@ -232,22 +225,6 @@ func (m *Manager) recordRunning(ctx context.Context, row storage.RunRow, status 
 	m.supervise(changed)
 	m.changes.announce()
 	return changed, nil
-}
-
-// hostPorts asks the driver where the run's ports were published.
-func (m *Manager) hostPorts(ctx context.Context, row storage.RunRow, sp spec, status *runtime.Status) (map[string]int, error) {
-	if len(sp.Ports) == 0 {
-		return nil, nil
-	}
-	if status != nil {
-		return status.HostPorts, nil
-	}
-	driver, err := m.drivers.get(runtime.Type(row.Runtime))
-	if err != nil {
-		return nil, err
-	}
-	found, err := driver.Recover(ctx, row.Handle)
-	return found.HostPorts, err
 }
 
 // StartAttached starts a run with its streams attached from the first byte and

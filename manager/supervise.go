@@ -33,13 +33,29 @@ const (
 
 // supervisor watches one live run: it is the only caller of the driver's Wait
 // for it, copies the log where the sandbox does not write it itself, keeps the
-// deadline as a second line behind the guest, and records the end. Its owner is
-// the Manager's task group.
+// deadline as a second line behind the guest, listens on the ports that the run
+// publishes, and records the end. Its owner is the Manager's task group.
 type supervisor struct {
 	id     string
 	cancel context.CancelFunc // ends the watch, e.g. when the lease is lost
 	looked chan struct{}      // closed once the run has been looked at for the first time
 	once   sync.Once          // guards the closing of looked
+	// unpublish ends the listening on the run's ports; nil before that began.
+	// For the goroutine of watch only.
+	unpublish func()
+}
+
+// publishOnce listens on the ports of a run that is up, if it does not yet.
+func (m *Manager) publishOnce(ctx context.Context, s *supervisor, driver runtime.Runtime, row storage.RunRow) {
+	if s.unpublish == nil {
+		s.unpublish = m.publish(ctx, driver, row)
+	}
+}
+
+func (s *supervisor) endPublishing() {
+	if s.unpublish != nil {
+		s.unpublish()
+	}
 }
 
 func (s *supervisor) hasLooked() { s.once.Do(func() { close(s.looked) }) }
@@ -47,7 +63,7 @@ func (s *supervisor) hasLooked() { s.once.Do(func() { close(s.looked) }) }
 // supervise makes this Manager the watcher of a run whose lease it holds. It
 // does nothing if it already is, or after Close.
 func (m *Manager) supervise(row storage.RunRow) {
-	if sp, _, err := m.documents.of(&row); err == nil && sp.Network != NetworkNone {
+	if sp, _, err := m.documents.of(&row); err == nil && (sp.Network != NetworkNone || len(sp.Ports) > 0) {
 		defer m.watchGate()
 	}
 	m.mu.Lock()
@@ -103,6 +119,7 @@ func (m *Manager) forget(s *supervisor) {
 func (m *Manager) watch(ctx context.Context, s *supervisor) {
 	defer m.forget(s)
 	defer s.hasLooked()
+	defer s.endPublishing()
 	pause := firstPause
 	for ctx.Err() == nil {
 		done, err := m.watchOnce(ctx, s)
@@ -126,6 +143,10 @@ func (m *Manager) watch(ctx context.Context, s *supervisor) {
 // It reports done when nothing is left to watch.
 func (m *Manager) watchOnce(ctx context.Context, s *supervisor) (done bool, err error) {
 	id := s.id
+	end := func(how ending) error {
+		s.endPublishing() // before anybody is told
+		return m.finish(ctx, id, how)
+	}
 	row, err := m.row(ctx, id)
 	if errors.Is(err, ErrRunNotFound) {
 		return true, nil
@@ -142,7 +163,7 @@ func (m *Manager) watchOnce(ctx context.Context, s *supervisor) (done bool, err 
 	}
 	status, err := driver.Recover(ctx, row.Handle)
 	if errors.Is(err, runtime.ErrNotFound) {
-		return true, m.finish(ctx, id, ending{reason: EndLost, message: "the sandbox disappeared; nobody knows how its command ended", at: time.Now()})
+		return true, end(ending{reason: EndLost, message: "the sandbox disappeared; nobody knows how its command ended", at: time.Now()})
 	}
 	if err != nil {
 		return false, err
@@ -152,23 +173,24 @@ func (m *Manager) watchOnce(ctx context.Context, s *supervisor) (done bool, err 
 	}
 	switch status.Phase {
 	case runtime.PhaseCreated:
-		return true, m.finish(ctx, id, ending{reason: EndSetupFailed, message: "the process that was starting it ended before its command ran", at: time.Now()})
+		return true, end(ending{reason: EndSetupFailed, message: "the process that was starting it ended before its command ran", at: time.Now()})
 	case runtime.PhaseRunning:
 		if State(row.State) == StateStarting {
 			if row, err = m.recordRunning(ctx, row, &status); err != nil {
 				return false, err
 			}
 		}
+		m.publishOnce(ctx, s, driver, row)
 		s.hasLooked()
 	}
 	exit, err := m.awaitExit(ctx, driver, row, status)
 	if errors.Is(err, runtime.ErrNotFound) {
-		return true, m.finish(ctx, id, ending{reason: EndLost, message: "the sandbox was removed by somebody else; nobody knows how its command ended", at: time.Now()})
+		return true, end(ending{reason: EndLost, message: "the sandbox was removed by somebody else; nobody knows how its command ended", at: time.Now()})
 	}
 	if err != nil {
 		return false, err
 	}
-	return true, m.finish(ctx, id, ending{exit: &exit, at: exit.At})
+	return true, end(ending{exit: &exit, at: exit.At})
 }
 
 // awaitExit returns how the command ended, after what was left of its log has

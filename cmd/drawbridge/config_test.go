@@ -117,7 +117,7 @@ func TestConfigExplainShowsWhereValuesComeFrom(t *testing.T) {
 		{"env.B", "--env", "yes", "(not shown)"},
 		{"env.C", person + ":1:18", "yes", "3"},
 		{"mounts[0]", person + ":2:10", "only without exclude", `{"source":"/srv/models","target":"/models","readonly":true}`},
-		{"ports.web", moat + ":2:14", "refused", "3000"},
+		{"ports.web", moat + ":2:14", "yes", "3000"},
 		{"network.policy", "default", "yes", "strict"},
 		{"container.memory", "--memory", "yes", "1024"},
 		{"container.cpus", "default", "yes", "2"},

@@ -85,7 +85,9 @@ func (a *app) superviseOrphans() (daemon.Companion, error) {
 // that nobody else does.
 type caretaker struct{ *manager.Manager }
 
-func (c caretaker) IsNeeded() bool { return c.Supervised() > 0 }
+// IsNeeded tells whether there are runs to look after, or ports that have to be
+// listened on as soon as the server of their runs ends.
+func (c caretaker) IsNeeded() bool { return c.Supervised() > 0 || c.Publishes() }
 
 // raiseOpenFiles allows as many open files as this user may have: each connection
 // takes two.

@@ -157,6 +157,9 @@ func (c *Client) Watch(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// Ensure starts the daemon if none answers.
+func (c *Client) Ensure(ctx context.Context) error { return c.ensure(ctx) }
+
 // ensure starts the daemon if none answers.
 func (c *Client) ensure(ctx context.Context) error {
 	if _, err := c.Health(ctx); !errors.Is(err, ErrNotRunning) {
