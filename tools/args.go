@@ -16,16 +16,17 @@ type Kind int
 
 // The kinds of arguments.
 const (
-	Text     Kind = iota
-	Integer       // also accepted as a string of digits: some clients send all values as strings
-	Number        // likewise
-	Boolean       // also accepted as "true" or "false"
-	TextList      // array of strings
-	TextMap       // object of strings
+	Text       Kind = iota
+	Integer         // also accepted as a string of digits: some clients send all values as strings
+	Number          // likewise
+	Boolean         // also accepted as "true" or "false"
+	TextList        // array of strings
+	TextMap         // object of strings
+	IntegerMap      // object of integers, which may be strings of digits
 )
 
 func (k Kind) String() string {
-	return [...]string{"a string", "an integer", "a number", "true or false", "an array of strings", "an object of strings"}[k]
+	return [...]string{"a string", "an integer", "a number", "true or false", "an array of strings", "an object of strings", "an object of integers"}[k]
 }
 
 // Param is one argument of a tool.
@@ -36,7 +37,8 @@ type Param struct {
 	Required    bool
 	Enum        []string // of a Text: the values there are
 	// Min and Max bound the value of an Integer or Number, the bytes of a
-	// Text, and the bytes of all strings together of a list or map.
+	// Text, each value of an IntegerMap, and the bytes of all strings together of
+	// a list or another map.
 	Min, Max int64
 	MaxItems int    // of a list or map
 	Mend     string // what to say where the argument is missing or has a wrong type; optional
@@ -58,6 +60,7 @@ type value struct {
 	flag   bool
 	list   []string
 	pairs  map[string]string
+	counts map[string]int
 }
 
 // args are the checked arguments of one call. Arguments that were not given are
@@ -97,6 +100,9 @@ func (a args) Texts(name string) []string { return a[name].list }
 
 // Pairs returns a TextMap argument, nil if it was not given.
 func (a args) Pairs(name string) map[string]string { return a[name].pairs }
+
+// Ints returns an IntegerMap argument, nil if it was not given.
+func (a args) Ints(name string) map[string]int { return a[name].counts }
 
 // paramSet checks the arguments of one tool.
 type paramSet struct {
@@ -194,6 +200,8 @@ func (p *Param) read(sent any) (v value, err error) {
 		v, err = p.readList(sent)
 	case TextMap:
 		v, err = p.readMap(sent)
+	case IntegerMap:
+		v, err = p.readIntegers(sent)
 	}
 	if err == nil && p.check != nil {
 		err = p.check(v)
@@ -316,6 +324,29 @@ func (p *Param) readMap(sent any) (value, error) {
 		return value{}, fmt.Errorf("has %d bytes in all, more than the %d allowed", size, p.Max)
 	}
 	return value{pairs: pairs}, nil
+}
+
+func (p *Param) readIntegers(sent any) (value, error) {
+	entries, ok := sent.(map[string]any)
+	if !ok {
+		return value{}, p.wrongType(sent)
+	}
+	if len(entries) > p.MaxItems {
+		return value{}, fmt.Errorf("has %d entries, more than the %d allowed", len(entries), p.MaxItems)
+	}
+	entry := Param{Kind: Integer, Min: p.Min, Max: p.Max}
+	counts := make(map[string]int, len(entries))
+	for _, key := range sortedKeys(entries) {
+		if checkText(key) != nil {
+			return value{}, fmt.Errorf("has a NUL byte or text that is not UTF-8 in %s", echo(key))
+		}
+		v, err := entry.readNumber(entries[key])
+		if err != nil {
+			return value{}, fmt.Errorf("is an object of integers, and %s %w", echo(key), err)
+		}
+		counts[key] = int(v.number)
+	}
+	return value{counts: counts}, nil
 }
 
 func (p *Param) wrongType(sent any) error {

@@ -25,7 +25,8 @@ func TestGoodArgumentsAreConverted(t *testing.T) {
 	t.Parallel()
 	got, err := parse(t, "create_run", `{
 		"command": ["sh", "-c", "true"], "env": {"B": "2", "A": "1"}, "timeout_seconds": "90", "cpus": "0.5",
-		"memory_mb": 256, "start": "true", "keep": false, "interactive": "False", "network": "none", "name": null}`)
+		"memory_mb": 256, "start": "true", "keep": false, "interactive": "False", "network": "none", "name": null,
+		"ports": {"web": 3000, "api": "80"}}`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,6 +40,7 @@ func TestGoodArgumentsAreConverted(t *testing.T) {
 		"keep":            {},
 		"interactive":     {},
 		"network":         {text: "none"},
+		"ports":           {counts: map[string]int{"web": 3000, "api": 80}},
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(value{})); diff != "" {
 		t.Error(diff)
@@ -77,6 +79,9 @@ func TestBadArgumentsAreRefusedWithTheirMend(t *testing.T) {
 		"command as a string":    {"create_run", `{"command": "ls -l"}`, []string{`argument "command" must be an array of strings, not a string: write it as an array, e.g. ["sh", "-c", "make test"]`}},
 		"empty command":          {"create_run", `{"command": []}`, []string{`argument "command" must not be empty`}},
 		"empty program":          {"create_run", `{"command": ["", "x"]}`, []string{`argument "command" begins with an empty string`}},
+		"port as a number":       {"create_run", `{"ports": 3000}`, []string{`argument "ports" must be an object of integers, not a number: write it as an object, e.g. {"web": 3000}`}},
+		"port that is none":      {"create_run", `{"ports": {"web": 65536}}`, []string{`argument "ports" is an object of integers, and "web" must be 1 to 65535, not 65536`}},
+		"port as text":           {"create_run", `{"ports": {"web": "http"}}`, []string{`argument "ports" is an object of integers, and "web" must be an integer, not the string "http"`}},
 		"number in command":      {"create_run", `{"command": ["sleep", 5]}`, []string{`argument "command" must be an array of strings, and entry 1 is a number`}},
 		"long command":           {"create_run", `{"command": ["` + strings.Repeat("x", maxCommandArg+1) + `"]}`, []string{`argument "command" has 131073 bytes in all, more than the 131072 allowed`}},
 		"NUL in command":         {"create_run", `{"command": ["a\u0000b"]}`, []string{`argument "command" entry 0 must not contain a NUL byte`}},

@@ -20,7 +20,7 @@ func sampleRun() *manager.Run {
 		Command: []string{"sh", "-c", "make test"}, Network: manager.NetworkNone, StateConfirmed: true,
 		CreatedAt: instant, StartedAt: instant.Add(time.Second), StoppedAt: instant.Add(time.Minute),
 		Timeout: time.Hour, Deadline: instant.Add(time.Hour), MemoryBytes: 4 << 30, CPUs: 2, OOMKilled: true,
-		HostPorts: map[string]int{"web": 49153},
+		Ports: map[string]int{"web": 80}, HostPorts: map[string]int{"web": 20153},
 	}
 }
 

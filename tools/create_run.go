@@ -18,6 +18,8 @@ const (
 
 	maxPromptBytes = 100_000
 
+	maxPorts = 32
+
 	maxGrantBytes = 128
 	maxGrants     = 32
 )
@@ -45,6 +47,7 @@ func createRunTool() definition {
 			{Name: "network", Kind: Text, Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}, Description: "What it reaches, by HTTP through a proxy that its environment names. strict (default): what network_rules name. permissive: any host on the Internet, except what they deny. none: nothing."},
 			{Name: "network_rules", Kind: TextList, Min: 1, Max: maxRuleBytes, MaxItems: maxRules, Description: "Rules, the first that matches decides: \"HOST\", \"HOST:PORT\", \"*.HOST\", or \"HOST allow|deny METHOD /path\" with * and ** in the path. Example: [\"proxy.golang.org\", \"api.github.com allow GET /repos/**\"]."},
 			{Name: "grants", Kind: TextList, Min: 1, Max: maxGrantBytes, MaxItems: maxGrants, Description: "Grants it uses: its requests to their hosts get a credential on the way, which the run itself never sees. list_grants has those that you may use."},
+			{Name: "ports", Kind: IntegerMap, Min: 1, Max: 65535, MaxItems: maxPorts, Description: "TCP ports of the sandbox to publish, by a name of your choice, e.g. {\"web\": 3000}: each is reached at a port of 127.0.0.1 on the host, which the answer names, once the run has started. Needs the server's permission.", Mend: `write it as an object, e.g. {"web": 3000}`},
 			{Name: "dependencies", Kind: TextList, Min: 1, Max: 256, MaxItems: maxDependencies, Description: "What its image has to contain, as in moat.yaml: \"node@22\", \"go\", \"npm:prettier\". docker builds an image where the server allows that; native uses what the host has."},
 			{Name: "ignore_moat_yaml", Kind: Boolean, Description: "Do not take what the workspace's moat.yaml says. By default it fills in what you leave out here, and adds its env, grants and network rules. Default false."},
 			{Name: "interactive", Kind: Boolean, Description: "Keep its standard input open for send_input. Default false."},
@@ -92,6 +95,7 @@ func handleCreateRun(ctx context.Context, c *call) error {
 		Prompt:         c.Text("prompt"),
 		Resume:         c.Text("resume"),
 		Model:          c.Text("model"),
+		Ports:          c.Ints("ports"),
 		Dependencies:   c.Texts("dependencies"),
 		Project:        !c.Bool("ignore_moat_yaml"),
 		Timeout:        seconds(c.Int("timeout_seconds", 0)),

@@ -54,7 +54,7 @@ func TestFiltersSelect(t *testing.T) {
 // in all tools.
 var argumentNames = []string{
 	"run", "runs", "name", "workspace", "command", "env", "image", "runtime", "timeout_seconds", "idempotency_key",
-	"interactive", "keep", "network", "network_rules", "grants", "host", "decision", "cursor", "cursors", "tail", "wait_seconds", "until", "confirm",
+	"interactive", "keep", "network", "network_rules", "grants", "ports", "host", "decision", "cursor", "cursors", "tail", "wait_seconds", "until", "confirm",
 	"start", "memory_mb", "cpus", "match", "mode", "max_bytes", "stream", "state", "limit", "grace_seconds", "force",
 	"agent", "prompt", "resume", "model", "dependencies", "ignore_moat_yaml", "dir", "stdin", "text", "newline", "eof", "path", "offset", "encoding", "content", "append", "create_dirs",
 }
@@ -92,7 +92,7 @@ func checkParam(t *testing.T, p Param) {
 	if p.Kind != Boolean && p.Enum == nil && p.Max <= 0 {
 		t.Errorf("argument %s has no bound", p.Name)
 	}
-	if (p.Kind == TextList || p.Kind == TextMap) && p.MaxItems <= 0 {
+	if (p.Kind == TextList || p.Kind == TextMap || p.Kind == IntegerMap) && p.MaxItems <= 0 {
 		t.Errorf("argument %s has no bound of entries", p.Name)
 	}
 	optional := !p.Required && (p.Kind == Boolean || p.Kind == Integer || p.Kind == Number || p.Enum != nil)

@@ -1,6 +1,7 @@
 package tools
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -66,10 +67,12 @@ var runFields = append(slices.Clip(rowFields), []Field{
 	{Name: "oom_killed", Type: "boolean", Optional: true, Description: "It was killed for want of memory."},
 	{Name: "memory_mb", Type: "integer", Optional: true, Description: "Its memory limit in MiB."},
 	{Name: "cpus", Type: "number", Optional: true, Description: "Its CPU limit in cores."},
-	{Name: "host_ports", Type: "array", Optional: true, Description: "Ports of the run on the host.", Fields: []Field{
+	{Name: "ports", Type: "array", Optional: true, Description: "Its published ports.", Fields: []Field{
 		{Name: "endpoint", Type: "string", Description: "Name of the endpoint."},
-		{Name: "port", Type: "integer", Description: "TCP port on 127.0.0.1."},
+		{Name: "port", Type: "integer", Description: "TCP port in the sandbox."},
+		{Name: "address", Type: "string", Optional: true, Description: "Where it is reached on the host, as ADDRESS:PORT, from the start of the run to its end."},
 	}},
+	{Name: "ports_note", Type: "string", Optional: true, Description: "Which addresses are others than they were, and why."},
 }...)
 
 var stateNames = []string{
@@ -187,13 +190,23 @@ func (a *answer) Run(name string, run *manager.Run) {
 		if run.CPUs > 0 {
 			a.Decimal("cpus", run.CPUs)
 		}
-		if endpoints := sortedKeys(run.HostPorts); len(endpoints) > 0 {
-			a.List("host_ports", len(endpoints), func(i int) {
-				a.String("endpoint", endpoints[i])
-				a.Number("port", int64(run.HostPorts[endpoints[i]]))
-			})
+		a.ports(run)
+	})
+}
+
+func (a *answer) ports(run *manager.Run) {
+	endpoints := sortedKeys(run.Ports)
+	if len(endpoints) == 0 {
+		return
+	}
+	a.List("ports", len(endpoints), func(i int) {
+		a.String("endpoint", endpoints[i])
+		a.Number("port", int64(run.Ports[endpoints[i]]))
+		if port, ok := run.HostPorts[endpoints[i]]; ok {
+			a.String("address", fmt.Sprintf("127.0.0.1:%d", port))
 		}
 	})
+	a.StringIf("ports_note", run.PortsNote)
 }
 
 func (a *answer) network(run *manager.Run) {

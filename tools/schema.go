@@ -120,6 +120,8 @@ func (p Param) schema() node {
 		n = append(n, member{"maxItems", p.MaxItems})
 	case TextMap:
 		n = node{{"type", "object"}, {"additionalProperties", node{{"type", "string"}}}}
+	case IntegerMap:
+		n = node{{"type", "object"}, {"additionalProperties", node{{"type", "integer"}, {"minimum", p.Min}, {"maximum", p.Max}}}}
 	}
 	return append(n, member{"description", p.Description})
 }

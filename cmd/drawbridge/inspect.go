@@ -111,6 +111,7 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	f.add("grants", strings.Join(r.Grants, ", "))
 	f.add("requested", requestedText(r))
 	f.add("ports", portsText(r))
+	f.add("ports note", r.PortsNote)
 	f.add("input", inputText(r))
 	f.add("limits", fmt.Sprintf("%s memory, %g CPUs, %d processes", bytesText(r.MemoryBytes), r.CPUs, r.PidsLimit))
 	if usage != nil {

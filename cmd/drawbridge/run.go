@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -26,6 +27,7 @@ type runFlags struct {
 	rules     []string
 	noProject bool
 	learn     bool
+	publish   []string
 	sandbox   string
 	// nativePaths are directories that a native sandbox sees.
 	nativePaths []string
@@ -54,7 +56,7 @@ running. The run and its log stay until "drawbridge destroy", or --rm.`,
 		Example: `  drawbridge run -- echo hello
   drawbridge run --tty --workspace . -- bash
   drawbridge run --allow proxy.golang.org --allow sum.golang.org -w . -- go test ./...
-  drawbridge run --detach --name server --timeout 1h -- ./server`,
+  drawbridge run --detach --name server --timeout 1h --publish web=3000 -- ./server`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			f.opts.Cmd = args
@@ -109,6 +111,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.StringVar(&f.opts.Prompt, "prompt", "", "what the agent is told; with --tty it may be left out")
 	flags.StringVar(&f.opts.Resume, "resume", "", "run of the agent whose session goes on")
 	flags.StringVar(&f.opts.Model, "model", "", "model that the agent uses (default its own choice)")
+	flags.StringArrayVar(&f.publish, "publish", nil, "NAME=PORT, or PORT: a TCP port of the sandbox that is reached at a port of 127.0.0.1, which \"drawbridge inspect\" shows; may be repeated")
 	flags.StringArrayVar(&f.opts.Dependencies, "dependency", nil, "what the sandbox has to contain, e.g. node@22 or npm:prettier; may be repeated. Docker builds an image, a native run uses this machine's")
 	flags.BoolVar(&f.noProject, "ignore-moat-yaml", false, "do not take what moat.yaml of the workspace says")
 	nativePathFlag(cmd, &f.nativePaths)
@@ -162,6 +165,9 @@ func (a *app) parseRun(f runFlags) (manager.Options, error) {
 	if f.network != "" && !slices.Contains(networkNames, f.network) {
 		return opts, usagef("use none, strict or permissive", "unknown --network %q", f.network)
 	}
+	if opts.Ports, err = parsePublish(f.publish); err != nil {
+		return opts, err
+	}
 	opts.Network, opts.NetworkRules, opts.Learn = manager.Network(f.network), f.rules, f.learn
 	opts.Runtime = runtime.Type(a.runtime)
 	opts.Interactive = opts.Interactive || opts.TTY
@@ -179,6 +185,30 @@ func (a *app) parseRun(f runFlags) (manager.Options, error) {
 	return opts, nil
 }
 
+// parsePublish reads the ports to be published. One without a name is named after
+// its number.
+func parsePublish(list []string) (map[string]int, error) {
+	if len(list) == 0 {
+		return nil, nil
+	}
+	ports := make(map[string]int, len(list))
+	for _, text := range list {
+		name, number, named := strings.Cut(text, "=")
+		if !named {
+			name, number = "port-"+text, text
+		}
+		port, err := strconv.ParseUint(number, 10, 16)
+		if err != nil || port == 0 {
+			return nil, usagef("give e.g. web=3000 or 3000", "--publish %q names no port", text)
+		}
+		if _, twice := ports[name]; twice {
+			return nil, usagef("give each a name of its own", "--publish names %q twice", name)
+		}
+		ports[name] = int(port)
+	}
+	return ports, nil
+}
+
 func (a *app) createAndRun(ctx context.Context, m *manager.Manager, opts manager.Options, fg foreground, f runFlags) error {
 	creating, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
@@ -186,6 +216,9 @@ func (a *app) createAndRun(ctx context.Context, m *manager.Manager, opts manager
 	r, err := m.Create(creating, opts)
 	if err != nil {
 		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.HostPorts)) {
+		a.say("drawbridge: %s, port %d of the sandbox, is published at 127.0.0.1:%d", name, r.Ports[name], r.HostPorts[name])
 	}
 	if f.detach {
 		if err := m.Start(creating, r.ID, manager.StartOptions{}); err != nil {

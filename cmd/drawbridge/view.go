@@ -33,6 +33,7 @@ type runView struct {
 	Requested      *manager.NetworkSummary `json:"requested,omitempty"`
 	Ports          map[string]int          `json:"ports,omitempty"`
 	HostPorts      map[string]int          `json:"host_ports,omitempty"`
+	PortsNote      string                  `json:"ports_note,omitempty"`
 	Interactive    bool                    `json:"interactive"`
 	TTY            bool                    `json:"tty"`
 	Keep           bool                    `json:"keep"`
@@ -53,7 +54,7 @@ func viewOf(r *manager.Run) runView {
 		ExitCode: r.ExitCode, Signal: r.Signal, OOMKilled: r.OOMKilled, EndReason: string(r.EndReason), Error: r.Error,
 		Command: r.Command, Workspace: r.Workspace, Image: r.Image,
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
-		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts,
+		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
 		Interactive: r.Interactive, TTY: r.TTY, Keep: r.KeepContainer,
 		MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit, TimeoutSeconds: r.Timeout.Seconds(),
 		Deadline: instant(r.Deadline), CreatedAt: instant(r.CreatedAt), StartedAt: instant(r.StartedAt), StoppedAt: instant(r.StoppedAt),
