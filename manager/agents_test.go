@@ -114,10 +114,10 @@ func TestAgentIsConnectedToMCPServers(t *testing.T) {
 	w := newWorld(t).withGate()
 	m := w.manager()
 	w.grantFor("anthropic", "sk-ant-api03-"+strings.Repeat("k", 93)+"AA")
-	make := func(mcp string) (*Run, error) {
+	connect := func(mcp string) (*Run, error) {
 		return m.Create(t.Context(), Options{Agent: "claude", Prompt: "x", Image: w.image, Config: parseConfig(t, "mcp: "+mcp+"\n")})
 	}
-	run, err := make("[{name: docs, url: https://docs.example.com/mcp}]")
+	run, err := connect("[{name: docs, url: https://docs.example.com/mcp}]")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestAgentIsConnectedToMCPServers(t *testing.T) {
 		"[{name: docs, url: https://docs.example.com/mcp, policy: {deny: [x], mode: enforce}}]":               "leave policy out",
 		"[{name: docs, url: 'http://localhost:8080/mcp'}]":                                                    "begins with https://",
 	} {
-		if run, err := make(mcp); err == nil || !strings.Contains(err.Error(), says) {
+		if run, err := connect(mcp); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %+v, %v; want %q", mcp, run, err, says)
 		}
 	}

@@ -71,7 +71,8 @@ of those of the region), and sts_endpoint.`,
   drawbridge grant oauth:tracker --from login --set url=https://api.example.com/v1
   drawbridge grant ssh:github.com
   drawbridge grant ssh:git.example.com:2222 --key ~/.ssh/id_ed25519
-  drawbridge grant aws --set role_arn=arn:aws:iam::123456789012:role/agents --set region=eu-central-1 --set profile=dev
+  drawbridge grant aws --set role_arn=arn:aws:iam::123456789012:role/agents \
+    --set region=eu-central-1 --set profile=dev
   drawbridge grant list`,
 		Args:              grantArgs,
 		ValidArgsFunction: a.completeProviders,
