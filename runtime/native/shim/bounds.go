@@ -144,8 +144,13 @@ func statusBytes(pid int, name string) (int64, error) {
 
 // Usage measures a sandbox that has no control group.
 func (s Sandbox) Usage() (runtime.Stats, error) {
-	if !s.Process.Alive() {
-		return runtime.Stats{}, fmt.Errorf("measure process %d: %w", s.Process.PID, os.ErrProcessDone)
+	// Just after the start the runtime has not told which process lives on.
+	lasting := s.Process
+	if lasting.PID == 0 {
+		lasting = s.Shim
+	}
+	if !lasting.Alive() {
+		return runtime.Stats{}, fmt.Errorf("measure process %d: %w", lasting.PID, os.ErrProcessDone)
 	}
 	pids := descendants(s.Shim.PID)
 	stats := runtime.Stats{At: time.Now(), MemoryBytes: memoryOf(pids), Processes: int64(len(pids))}
