@@ -74,6 +74,10 @@ func copyProgram(from, to string) error {
 	if err != nil {
 		return err
 	}
+	// A process that another test starts meanwhile would have the file open for
+	// writing, and a file that is open so cannot be started.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	return os.WriteFile(to, data, 0o755)
 }
 

@@ -68,6 +68,8 @@ func Start(t testing.TB, authorized ...ssh.PublicKey) *Server {
 	for name, content := range map[string][]byte{
 		"host_key":        PEM(t, private),
 		"authorized_keys": keys,
+		// A shell at the second level does not read what its user has written for the
+		// first one, which may print.
 		"sshd_config": fmt.Appendf(nil, `HostKey %[1]s/host_key
 AuthorizedKeysFile %[1]s/authorized_keys
 PidFile none
@@ -78,6 +80,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 AllowAgentForwarding yes
 LogLevel VERBOSE
+SetEnv SHLVL=1
 `, dir),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
