@@ -15,6 +15,10 @@ import (
 // firstMessage is how long a connection may take to say what it wants.
 const firstMessage = 10 * time.Second
 
+// maxWaiting bounds the connections that wait for their turn: all that one run may
+// carry to its servers can come at once, beside those of others.
+const maxWaiting = 4 * link.MaxConnections
+
 // serveControl answers connections on the control socket as long as the guest
 // runs.
 func (r *run) serveControl(listener *os.File) {
@@ -35,7 +39,7 @@ func (r *run) serveControl(listener *os.File) {
 // serveKept answers connections that come over the meeting. Its end is that of
 // the host's process that kept this sandbox.
 func (r *run) serveKept(meeting *link.Meeting) {
-	slots, waiting := newSlots(), newSlots()
+	slots, waiting := newSlots(), make(slots, maxWaiting)
 	for {
 		conn, err := meeting.Accept()
 		switch {
