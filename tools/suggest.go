@@ -3,6 +3,8 @@ package tools
 import (
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/spelling"
 )
 
 // usualNames are what other tools call our arguments.
@@ -48,7 +50,7 @@ func nearest(given string, names []string) string {
 	}
 	best, bestDistance := "", 1+min(2, len(given)/3)
 	for _, name := range names {
-		if d := distance(given, name); d < bestDistance {
+		if d := spelling.Distance(given, name); d < bestDistance {
 			best, bestDistance = name, d
 		}
 	}
@@ -58,28 +60,4 @@ func nearest(given string, names []string) string {
 // plainName removes what spellings of one name differ in.
 func plainName(name string) string {
 	return strings.NewReplacer("_", "", "-", "", ".", "").Replace(strings.ToLower(name))
-}
-
-// distance is the number of bytes to insert, remove, replace or swap with their
-// neighbour to get from a to b.
-func distance(a, b string) int {
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)]
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/spelling"
 	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
 	"github.com/drawbridge-mcp/drawbridge/manager"
 )
@@ -121,7 +122,7 @@ func dashed(unknown *pflag.NotExistError) string {
 func nearest(word string, names []string) string {
 	best, distance := "", max(1, len(word)/3)+1
 	for _, name := range names {
-		d := editDistance(word, name)
+		d := spelling.Distance(word, name)
 		if len(word) >= 3 && strings.HasPrefix(name, word) {
 			d = 0
 		}
@@ -130,29 +131,4 @@ func nearest(word string, names []string) string {
 		}
 	}
 	return best
-}
-
-// editDistance counts the insertions, deletions and replacements between a and b,
-// a swap of neighbours as one.
-func editDistance(a, b string) int {
-	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row := make([]int, len(b)+1)
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last = last, row
-	}
-	return last[len(b)]
 }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/spelling"
 )
 
 // ErrNone is matched by the error about a directory without a file to load.
@@ -62,7 +64,7 @@ func nearest(written string, names []string) string {
 		if plainName(name) == plain || len(written) >= 3 && strings.HasPrefix(name, written) {
 			return name
 		}
-		if d := distance(written, name); d < least {
+		if d := spelling.Distance(written, name); d < least {
 			best, least = name, d
 		}
 	}
@@ -72,28 +74,4 @@ func nearest(written string, names []string) string {
 // plainName removes what spellings of one name differ in.
 func plainName(name string) string {
 	return strings.NewReplacer("_", "", "-", "").Replace(strings.ToLower(name))
-}
-
-// distance counts the bytes to insert, remove, replace or swap with their neighbour
-// between a and b.
-func distance(a, b string) int {
-	before, last, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
-	for j := range last {
-		last[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		row[0] = i
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			row[j] = min(last[j]+1, row[j-1]+1, last[j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				row[j] = min(row[j], before[j-2]+1)
-			}
-		}
-		before, last, row = last, row, before
-	}
-	return last[len(b)]
 }

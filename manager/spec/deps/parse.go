@@ -6,6 +6,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/spelling"
 )
 
 // Bounds on what a project may ask for.
@@ -145,29 +147,9 @@ func (t table) unknown(name string) error {
 func nearest(written string, names []string) string {
 	best, least := "", max(2, len(written)/3)+1
 	for _, name := range names {
-		if d := distance(written, name); d < least {
+		if d := spelling.Levenshtein(written, name); d < least {
 			best, least = name, d
 		}
 	}
 	return best
-}
-
-// distance is that of Levenshtein, in bytes.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(diagonal+cost, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
