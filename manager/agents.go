@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -237,14 +236,13 @@ func (r *reports) drop(id string) {
 
 // reportOf returns what the agent of a run has said: as it was recorded at the end, or
 // so far.
-func (m *Manager) reportOf(row *storage.RunRow, sp *spec, mt *meta) *agent.Report {
-	if len(mt.Report) > 0 {
-		var report agent.Report
-		if json.Unmarshal(mt.Report, &report) == nil {
-			return &report
-		}
+func (m *Manager) reportOf(id, name string, recorded *agent.Report) *agent.Report {
+	if recorded == nil {
+		return m.report(id, name, false)
 	}
-	return m.report(row.ID, sp.Agent, false)
+	own := *recorded // callers own what they get
+	own.Errors = slices.Clone(recorded.Errors)
+	return &own
 }
 
 // report returns what the agent of a run has said so far. An output that cannot be
@@ -372,9 +370,9 @@ func (m *Manager) transcript(ctx context.Context, runID string, query Transcript
 	return page, nil
 }
 
-// lastReport returns the report of a run whose command has ended, as it is stored; nil
-// where there is no agent.
-func (m *Manager) lastReport(ctx context.Context, id string) json.RawMessage {
+// lastReport returns the report of a run whose command has ended; nil where there is no
+// agent.
+func (m *Manager) lastReport(ctx context.Context, id string) *agent.Report {
 	row, err := m.anyRow(ctx, id)
 	if err != nil {
 		return nil
@@ -384,9 +382,5 @@ func (m *Manager) lastReport(ctx context.Context, id string) json.RawMessage {
 		return nil
 	}
 	defer m.reports.drop(id)
-	report := m.report(id, sp.Agent, true)
-	if report == nil {
-		return nil
-	}
-	return encode(report)
+	return m.report(id, sp.Agent, true)
 }

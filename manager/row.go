@@ -12,6 +12,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
+	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -46,7 +47,7 @@ type meta struct {
 	PortsNote string          `json:"ports_note,omitempty"`
 	Gate      *gateState      `json:"gate,omitempty"`
 	Requested *NetworkSummary `json:"requested,omitempty"` // once the run has ended
-	Report    json.RawMessage `json:"report,omitempty"`    // of the agent, once the run has ended
+	Report    *agent.Report   `json:"report,omitempty"`    // of the agent, once the run has ended
 	// Unconfirmed says why State may be out of date; empty if it is not.
 	Unconfirmed string `json:"unconfirmed,omitempty"`
 }
@@ -175,7 +176,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		store:          m.store,
 	}
 	if sp.Agent != "" {
-		run.Agent, run.Report = sp.Agent, m.reportOf(row, &sp, &mt)
+		run.Agent, run.Report = sp.Agent, m.reportOf(row.ID, sp.Agent, mt.Report)
 		if run.Report != nil && run.Report.Session != "" {
 			run.ProviderMeta = map[string]string{"session_id": run.Report.Session}
 		}
