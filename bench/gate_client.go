@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,7 +26,7 @@ type subject struct {
 	name     string
 	part     *part  // the proxy; nil for none
 	port     int    // of the server
-	socket   string // of the proxy; empty for none
+	socket   string // of the proxy, or its TCP address; empty for none
 	preamble string
 	roots    *x509.CertPool
 }
@@ -78,7 +79,11 @@ func newBenchClient(s *subject) *benchClient {
 		t.Proxy = http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:3128"})
 		t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			conn, err := d.DialContext(ctx, "unix", s.socket)
+			network := "unix"
+			if !filepath.IsAbs(s.socket) {
+				network = "tcp"
+			}
+			conn, err := d.DialContext(ctx, network, s.socket)
 			if err != nil || s.preamble == "" {
 				return conn, err
 			}

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -33,8 +34,8 @@ import (
 
 // Parts
 //
-// The server, the gate, each floor and the peer are processes of their own, so
-// that none is measured with the garbage of another. But for the peer they are this
+// The server, the gate, each floor and each peer are processes of their own, so
+// that none is measured with the garbage of another. But for the peers they are this
 // program again, told apart by an environment variable. A part reads what it is from
 // its standard input, writes where it listens to its standard output, and ends when
 // its input does.
@@ -49,7 +50,9 @@ const (
 	partCopying = "copying"
 	partReverse = "reverse"
 	partTunnel  = "tunnel"
-	partPeer    = "peer"
+	// Of the program in bench/peers.
+	partPeer      = "goproxy"
+	partPeerTuned = "goproxy-tuned"
 )
 
 const (
@@ -88,11 +91,17 @@ type part struct {
 	partReady
 	cmd   *exec.Cmd
 	stdin io.Closer
+	kill  bool // it does not end with its input, and has none
 }
 
 func (p *part) pid() int { return p.cmd.Process.Pid }
 
 func (p *part) stop() error {
+	if p.kill {
+		_ = p.cmd.Process.Kill()
+		_ = p.cmd.Wait() // it says that it was killed
+		return nil
+	}
 	_ = p.stdin.Close()
 	return p.cmd.Wait()
 }
@@ -436,9 +445,11 @@ func certify(parent *x509.Certificate, parentKey *ecdsa.PrivateKey) (*x509.Certi
 	const life = 24 * time.Hour
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
-		BasicConstraintsValid: true,
+		BasicConstraintsValid: true, Subject: pkix.Name{CommonName: "bench server"},
 	}
 	if parent == nil {
+		// OpenSSL takes a certificate for signed by itself if both have one name.
+		template.Subject.CommonName = "bench authority"
 		template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
 		parent, parentKey = template, key
 	} else {

@@ -46,7 +46,7 @@ var measurements = []measurement{
 	{"crowd", "200 live containers", measureCrowd},
 	{"native", "native runs to the first line, beside the bare OCI runtime and docker run", measureNative},
 	{"nativecrowd", "200 live native runs", measureNativeCrowd},
-	{gateName, "requests through the gate, beside none, two floors and goproxy", measureGate},
+	{gateName, "requests through the gate, beside none, two floors, goproxy and mitmproxy", measureGate},
 	{"work", "a compilation and a look at many files inside, beside the host", measureWork},
 }
 

@@ -1,5 +1,6 @@
 // Command peers is elazarl/goproxy in its MITM mode, for the measurement gate of
-// bench: a proxy that adds a header to requests in TLS. It is a module of its own,
+// bench: a proxy that adds a header to requests in TLS, as it comes but for the trust
+// in its upstreams, or tuned. It is a module of its own,
 // so that nothing else depends on goproxy. How bench tells it what to do stands in
 // bench/gate_parts.go.
 package main
@@ -32,6 +33,7 @@ func main() {
 func run() error {
 	in := bufio.NewReader(os.Stdin)
 	var config struct {
+		Part       string `json:"part"`
 		Dir        string `json:"dir"`
 		Trust      []byte `json:"trust"`
 		Credential string `json:"credential"`
@@ -45,12 +47,13 @@ func run() error {
 	}
 	proxy := goproxy.NewProxyHttpServer()
 	proxy.Logger = log.New(io.Discard, "", 0)
-	proxy.CertStore = &certificates{}
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(config.Trust)
-	proxy.Tr = &http.Transport{
-		TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
-		MaxIdleConnsPerHost: 32, DisableCompression: true,
+	proxy.Tr.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} // by itself it trusts anybody
+	if config.Part == "goproxy-tuned" {
+		proxy.CertStore = &certificates{}
+		proxy.Tr.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(0)
+		proxy.Tr.MaxIdleConnsPerHost, proxy.Tr.DisableCompression = 32, true
 	}
 	proxy.OnRequest().HandleConnect(goproxy.AlwaysMitm)
 	proxy.OnRequest().DoFunc(func(req *http.Request, _ *goproxy.ProxyCtx) (*http.Request, *http.Response) {
