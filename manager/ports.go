@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/duplex"
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -46,7 +46,7 @@ const (
 
 const loopback = "127.0.0.1"
 
-var endpointName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+var endpointName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
 func checkPortNames(ports map[string]int) error {
 	for name, port := range ports {

@@ -23,9 +23,10 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 // Errors about what is asked for.
@@ -111,8 +112,8 @@ const maxPrompt = 100_000
 var (
 	// sessionPattern is what IDs of sessions look like. One that began with a dash
 	// would be read as a flag.
-	sessionPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
-	modelPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$`)
+	sessionPattern = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9-]{0,63}$`)
+	modelPattern   = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$`)
 )
 
 // Command returns the command line of the agent. The error matches ErrInvocation.

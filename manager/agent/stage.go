@@ -9,9 +9,10 @@ import (
 	"maps"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 // Setup is what the files of an agent are made from.
@@ -52,8 +53,8 @@ const (
 
 var (
 	// serverPattern is what all agents take as the name of a server.
-	serverPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
-	keyPattern    = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_-]{0,127}$`)
+	serverPattern = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+	keyPattern    = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_-]{0,127}$`)
 )
 
 // Stage returns the files that the agent expects in its user's home, sorted by their

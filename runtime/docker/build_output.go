@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"strings"
 	"unicode"
 
@@ -15,6 +14,7 @@ import (
 	"github.com/docker/docker/pkg/jsonmessage"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -93,9 +93,9 @@ func (o *buildOutput) read(message *jsonmessage.JSONMessage) error {
 }
 
 var (
-	classicStep  = regexp.MustCompile(`^Step \d+/\d+ : (.*)$`)
-	classicLayer = regexp.MustCompile(`^ ---> ([0-9a-f]{12,64})$`)
-	classicRun   = regexp.MustCompile(`^ ---> Running in ([0-9a-f]{12,64})$`)
+	classicStep  = lazyregexp.New(`^Step \d+/\d+ : (.*)$`)
+	classicLayer = lazyregexp.New(`^ ---> ([0-9a-f]{12,64})$`)
+	classicRun   = lazyregexp.New(`^ ---> Running in ([0-9a-f]{12,64})$`)
 )
 
 // readClassic takes a line of the classic builder, which mixes its own words with
@@ -245,7 +245,7 @@ func keepLast(lines []string, line string) []string {
 }
 
 // styling is what programs print to move a cursor or change a colour.
-var styling = regexp.MustCompile("\x1b\\[[0-9;?]*[a-zA-Z]")
+var styling = lazyregexp.New("\x1b\\[[0-9;?]*[a-zA-Z]")
 
 // clean makes one line for a person out of what a builder or a step printed, which
 // may hold anything.

@@ -20,10 +20,10 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"time"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 )
 
@@ -93,12 +93,12 @@ func (p *Profile) Read(fields map[string]string) {
 }
 
 var (
-	namePattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]*$`)
-	rolePattern   = regexp.MustCompile(`^arn:(aws[a-z-]*):iam::[0-9]{12}:role/[\x21-\x7e]{1,512}$`)
-	regionPattern = regexp.MustCompile(`^[a-z]{2,}(-[a-z0-9]+){2,4}$`)
-	externalID    = regexp.MustCompile(`^[\w+=,.@:/-]{2,}$`)
-	accessKeyID   = regexp.MustCompile(`^[A-Z0-9]{16,128}$`)
-	sessionName   = regexp.MustCompile(`^[\w+=,.@-]{2,64}$`)
+	namePattern   = lazyregexp.New(`^[a-z0-9][a-z0-9._-]*$`)
+	rolePattern   = lazyregexp.New(`^arn:(aws[a-z-]*):iam::[0-9]{12}:role/[\x21-\x7e]{1,512}$`)
+	regionPattern = lazyregexp.New(`^[a-z]{2,}(-[a-z0-9]+){2,4}$`)
+	externalID    = lazyregexp.New(`^[\w+=,.@:/-]{2,}$`)
+	accessKeyID   = lazyregexp.New(`^[A-Z0-9]{16,128}$`)
+	sessionName   = lazyregexp.New(`^[\w+=,.@-]{2,64}$`)
 )
 
 // IsGrant reports whether a name is that of a grant for AWS.

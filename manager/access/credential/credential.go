@@ -23,10 +23,11 @@ package credential
 import (
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 // Limits of what is stored.
@@ -48,8 +49,8 @@ const (
 type Grant string
 
 var (
-	grantPattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9._:@/-]*$`)
-	profilePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
+	grantPattern   = lazyregexp.New(`^[a-z0-9][a-z0-9._:@/-]*$`)
+	profilePattern = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9_-]*$`)
 )
 
 // ParseGrant returns the grant of a name. The error matches ErrName.

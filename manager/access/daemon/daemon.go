@@ -18,10 +18,10 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"time"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 )
@@ -102,7 +102,7 @@ const SandboxGate = "127.0.0.1:3128"
 
 const maxRules = 1000 // of one run: about what still decides in microseconds
 
-var runIDs = regexp.MustCompile(`^run_[0-9a-f]{12}$`)
+var runIDs = lazyregexp.New(`^run_[0-9a-f]{12}$`)
 
 // check refuses what is no request, and returns its rules.
 func (r *RegisterRequest) check() ([]policy.Rule, error) {

@@ -7,15 +7,16 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 var (
-	namePattern  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
-	fieldPattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
-	envPattern   = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,126}$`)
+	namePattern  = lazyregexp.New(`^[a-z][a-z0-9-]{0,62}$`)
+	fieldPattern = lazyregexp.New(`^[a-z][a-z0-9_]{0,62}$`)
+	envPattern   = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]{0,126}$`)
 )
 
 // loaderVariables decide what programs run, or where they look for the gate. No

@@ -6,13 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 // Limits of one file. What people write is a hundredth of each.
@@ -67,7 +68,7 @@ func (r *reader) document(data []byte) *yaml.Node {
 	return root.Content[0]
 }
 
-var syntaxError = regexp.MustCompile(`^yaml: (?:line (\d+): )?((?s:.*))$`)
+var syntaxError = lazyregexp.New(`^yaml: (?:line (\d+): )?((?s:.*))$`)
 
 // failSyntax records what the YAML library says about text that is no YAML. It
 // knows the line only.

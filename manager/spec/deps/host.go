@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 // Bounds on looking at a machine.
@@ -121,7 +123,7 @@ func (h host) find(ctx context.Context, e *entry) (path, version string, err err
 }
 
 // versionText finds a version in what a program says of itself.
-var versionText = regexp.MustCompile(`[0-9]+(\.[0-9]+)+`)
+var versionText = lazyregexp.New(`[0-9]+(\.[0-9]+)+`)
 
 // findPackage looks for a package of a registry whose programs are not known.
 func (h host) findPackage(ctx context.Context, e *entry) (path, version string, err error) {

@@ -3,10 +3,10 @@ package deps
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 	"github.com/drawbridge-mcp/drawbridge/internal/spelling"
 )
 
@@ -17,15 +17,15 @@ const (
 )
 
 var (
-	versionForm = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._+-]{0,63}$`)
+	versionForm = lazyregexp.New(`^[0-9A-Za-z][0-9A-Za-z._+-]{0,63}$`)
 	// packageForms are the names that a registry gives out. They hold nothing
 	// that a shell or an option parser could take for something else.
-	packageForms = map[Type]*regexp.Regexp{
-		TypeNPM:    regexp.MustCompile(`^(@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*$`),
-		TypePip:    regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`),
-		TypePython: regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`),
-		TypeCargo:  regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`),
-		TypeGo:     regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*\.[a-z]{2,}(/[A-Za-z0-9_~][A-Za-z0-9._~-]*)+$`),
+	packageForms = map[Type]*lazyregexp.Regexp{
+		TypeNPM:    lazyregexp.New(`^(@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*$`),
+		TypePip:    lazyregexp.New(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`),
+		TypePython: lazyregexp.New(`^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$`),
+		TypeCargo:  lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_-]*$`),
+		TypeGo:     lazyregexp.New(`^[a-z0-9][a-z0-9.-]*\.[a-z]{2,}(/[A-Za-z0-9_~][A-Za-z0-9._~-]*)+$`),
 	}
 )
 

@@ -3,9 +3,10 @@ package deps
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 // versions says which versions of a dependency can be had.
@@ -29,7 +30,7 @@ const (
 	anything                 // whatever the source makes of it
 )
 
-var numeric = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*$`)
+var numeric = lazyregexp.New(`^[0-9]+(\.[0-9]+)*$`)
 
 // choose returns the version that somebody gets who asks for wanted.
 func (e *entry) choose(wanted string) (string, error) {
