@@ -115,7 +115,7 @@ func TestErrorsOfAWSSayWhatTheyMeanAndQuoteNoSecret(t *testing.T) {
 		answer   http.HandlerFunc
 		code     string
 		denied   bool
-		attempts int
+		attempts int // 0 for any number within the bound
 		want     string
 	}{
 		"not allowed":   {ststest.Fail(403, "AccessDenied", "User: arn:aws:iam::1:user/a is not authorized"), "AccessDenied", true, 1, "user/a is not authorized"},
@@ -137,7 +137,7 @@ func TestErrorsOfAWSSayWhatTheyMeanAndQuoteNoSecret(t *testing.T) {
 					return
 				}
 			}
-		}, CodeAnswer, false, 1, "no answer of STS"},
+		}, CodeAnswer, false, 0, "no answer of STS"}, // an answer that is given up in its middle may look like a lost connection
 		"redirect": {func(w http.ResponseWriter, req *http.Request) {
 			http.Redirect(w, req, "https://127.0.0.1:1/", http.StatusTemporaryRedirect)
 		}, CodeAnswer, false, 1, "no answer of STS"},
@@ -155,7 +155,7 @@ func TestErrorsOfAWSSayWhatTheyMeanAndQuoteNoSecret(t *testing.T) {
 			if strings.Contains(err.Error(), "s3cr3t") || strings.Contains(why.Reason, "user/a") || strings.ContainsAny(err.Error(), "\n") {
 				t.Errorf("it says %q", err)
 			}
-			if n := s.Attempts(); n != test.attempts {
+			if n := s.Attempts(); n > maxAttempts || test.attempts != 0 && n != test.attempts {
 				t.Errorf("%d attempts", n)
 			}
 		})
