@@ -1,0 +1,152 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// example is a directory of examples, and what it does.
+type example struct {
+	// prints is in what its command prints.
+	prints []string
+	// served is what stands for the hosts of the Internet that it names.
+	served map[string]http.HandlerFunc
+	// alive is called while the run goes on, and ends it; nil for one that ends by
+	// itself.
+	alive func(t *testing.T, c *cli, id string)
+	// after is called when it has ended.
+	after func(t *testing.T, c *cli, id string)
+}
+
+var examples = map[string]example{
+	"environment": {prints: []string{"good morning, everybody\n"}},
+	"hooks": {prints: []string{"prepared: starts.txt\n"}, after: func(t *testing.T, c *cli, _ string) {
+		starts, err := os.ReadFile(filepath.Join(c.workspace, "build", "starts.txt"))
+		if err != nil || strings.Count(string(starts), "\n") != 1 {
+			t.Errorf("the hook left %q, %v", starts, err)
+		}
+	}},
+	"mounts": {prints: []string{"what the sandbox may read\n", "and nobody writes there\n"}},
+	"network": {
+		prints: []string{"served /\n", "refused\n"},
+		served: map[string]http.HandlerFunc{"example.com": func(w http.ResponseWriter, req *http.Request) {
+			_, _ = io.WriteString(w, "served "+req.URL.Path+"\n")
+		}},
+		after: func(t *testing.T, c *cli, id string) {
+			trace := c.must("trace", id)
+			if strings.Count(trace, "allowed") != 1 || strings.Count(trace, "refused") != 1 {
+				t.Errorf("the record is\n%s", trace)
+			}
+		},
+	},
+	"ports": {alive: func(t *testing.T, c *cli, id string) {
+		address := fmt.Sprintf("127.0.0.1:%d", c.inspect(id).HostPorts["web"])
+		eventually(t, "an answer at "+address, func() bool {
+			resp, err := http.Get("http://" + address + "/")
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			body, err := io.ReadAll(resp.Body)
+			return err == nil && string(body) == "<p>served from a sandbox</p>\n"
+		})
+	}},
+}
+
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	dirs, err := os.ReadDir("../../examples")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range dirs {
+		if _, is := examples[dir.Name()]; dir.IsDir() && !is {
+			t.Errorf("nothing runs the example %s", dir.Name())
+		}
+	}
+	readme, err := os.ReadFile("../../examples/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, e := range examples {
+		if !strings.Contains(string(readme), "| ["+name+"]("+name+"/moat.yaml) |") {
+			t.Errorf("the README of the examples lacks %s", name)
+		}
+		t.Run(name+"/native", func(t *testing.T) {
+			t.Parallel()
+			e.run(t, newNativeCLI(t), name)
+		})
+		t.Run(name+"/docker", func(t *testing.T) {
+			t.Parallel()
+			c := newEngineCLI(t)
+			e.run(t, c, name, "--runtime", "docker", "--image", c.image)
+		})
+	}
+}
+
+// run runs an example as its README says.
+func (e example) run(t *testing.T, c *cli, name string, flags ...string) {
+	t.Helper()
+	if err := os.CopyFS(c.workspace, os.DirFS(filepath.Join("../../examples", name))); err != nil {
+		t.Fatal(err)
+	}
+	e.serve(t, c)
+	if got := c.run("config", "check", c.workspace); got.code != 0 {
+		t.Fatalf("config check: %+v", got)
+	}
+	started := c.run(append([]string{"run", "--detach", "-w", c.workspace}, flags...)...)
+	if started.code != 0 {
+		t.Fatalf("run: %+v", started)
+	}
+	id := strings.TrimSpace(started.out)
+	defer func() {
+		if got := c.run("destroy", "--force", id); got.code != 0 {
+			t.Errorf("destroy: %+v", got)
+		}
+	}()
+	if e.alive != nil {
+		e.alive(t, c, id)
+		return
+	}
+	if got := c.run("wait", id); got.code != 0 {
+		t.Errorf("it ended with %+v\n%s", got, c.run("logs", id).out)
+	}
+	printed := c.must("logs", id)
+	for _, want := range e.prints {
+		if !strings.Contains(printed, want) {
+			t.Errorf("it prints %q, want %q in it", printed, want)
+		}
+	}
+	if e.after != nil {
+		e.after(t, c, id)
+	}
+}
+
+// serve puts servers of this machine in the place of those that the example names.
+func (e example) serve(t *testing.T, c *cli) {
+	t.Helper()
+	for host, handler := range e.served {
+		s := httptest.NewServer(handler)
+		t.Cleanup(s.Close)
+		here := fmt.Sprintf("host.drawbridge.internal:%d", s.Listener.Addr().(*net.TCPAddr).Port)
+		err := filepath.WalkDir(c.workspace, func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			return errors.Join(err, os.WriteFile(path, []byte(strings.ReplaceAll(string(text), host, here)), 0o644))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
