@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/singleflight"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 )
 
@@ -102,7 +103,7 @@ type AWSCredentialProvider struct {
 	failure error          // guarded by mu; of the last attempt
 	retryAt time.Time      // guarded by mu; when the next one may be made
 	issued  []AWSCredentials
-	masker  *masker // guarded by mu, as issued is; nil if nothing was issued
+	masker  *mask.Masker // guarded by mu, as issued is; nil if nothing was issued
 }
 
 // AWSOptions are what NewAWSCredentialProvider makes a provider of.
@@ -220,10 +221,10 @@ func (p *AWSCredentialProvider) hide(c AWSCredentials, now time.Time) {
 		}
 	}
 	for _, i := range issued {
-		needles = append(needles, spellings(i.SecretAccessKey.Reveal())...)
-		needles = append(needles, spellings(i.SessionToken.Reveal())...)
+		needles = append(needles, mask.Spellings(i.SecretAccessKey.Reveal())...)
+		needles = append(needles, mask.Spellings(i.SessionToken.Reveal())...)
 	}
-	p.issued, p.masker = issued, newMasker(needles)
+	p.issued, p.masker = issued, mask.New(needles)
 }
 
 // text returns a text without credentials that were handed out.
@@ -234,7 +235,7 @@ func (p *AWSCredentialProvider) text(s string) string {
 	p.mu.Lock()
 	m := p.masker
 	p.mu.Unlock()
-	return m.text(s)
+	return m.Text(s)
 }
 
 // isForAWS reports whether a request is for the gate itself, about AWS.

@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 )
 
 // Echoes
@@ -23,7 +25,7 @@ import (
 // longer. Where a server compresses although it was asked not to, content is
 // decoded, and goes on as it is then; what cannot be decoded does not go on.
 //
-// What is not found: a secret in an encoding that spellings does not have (base64
+// What is not found: a secret in an encoding that mask.Spellings does not have (base64
 // with line breaks in it), in the name of a header, in content that is compressed or encrypted itself (an
 // archive, a message of gRPC that says so), in two frames of a WebSocket, and a
 // part of a secret.
@@ -45,7 +47,7 @@ func (g *granted) coverHead(resp *http.Response) {
 	if g == nil {
 		return
 	}
-	resp.Status = g.maskers().text.text(resp.Status)
+	resp.Status = g.maskers().text.Text(resp.Status)
 	g.coverHeader(resp.Header)
 }
 
@@ -59,7 +61,7 @@ func (g *granted) coverHeader(header http.Header) {
 	}
 	for _, values := range header {
 		for i, value := range values {
-			values[i] = masker.text(value)
+			values[i] = masker.Text(value)
 		}
 	}
 }
@@ -105,7 +107,7 @@ func (g *granted) reader(r io.Reader) io.Reader {
 	return &masked{from: r, latest: g.contentMasker}
 }
 
-func (g *granted) contentMasker() *masker { return g.maskers().content }
+func (g *granted) contentMasker() *mask.Masker { return g.maskers().content }
 
 // coveredBody is the content of an answer without secrets. When it has been read
 // the trailer is without them too.
@@ -127,8 +129,8 @@ func (b *coveredBody) Read(p []byte) (int, error) {
 // may return nothing, and no error.
 type masked struct {
 	from   io.Reader
-	latest func() *masker // asked with every Read: secrets may have been added
-	masker *masker        // nil if nothing is to be masked
+	latest func() *mask.Masker // asked with every Read: secrets may have been added
+	masker *mask.Masker        // nil if nothing is to be masked
 	state  int32
 	held   []byte // the end of what was read, which may go on as a secret
 	ready  []byte // what had no room
@@ -177,12 +179,12 @@ func (m *masked) fill(b []byte) (int, error) {
 		// that was not one.
 		m.masker, m.state, before = latest, 0, 0
 	}
-	m.state, _ = m.masker.scan(b[:n], before, m.state)
+	m.state, _ = m.masker.Scan(b[:n], before, m.state)
 	if errors.Is(err, io.EOF) {
 		return n, err
 	}
 	// What broke off stays held: it may be most of a secret.
-	done := n - int(m.masker.nodes[m.state].hold)
+	done := n - m.masker.Hold(m.state)
 	m.held = append(m.held[:0], b[done:n]...)
 	return done, err
 }

@@ -255,7 +255,7 @@ func (s *session) failed(target policy.Target, err error, e *Entry) {
 	}
 	status, why := failure(target, err)
 	e.Status = status
-	why.Message = s.run.holdings().maskers.text.text(why.Message) // it may quote the server
+	why.Message = s.run.holdings().maskers.text.Text(why.Message) // it may quote the server
 	if why.Code == codeAddress || why.Code == codeUnusable {
 		e.Decision = Refused
 	}

@@ -99,10 +99,10 @@ func goesTo(rule provider.Rule, host string, port uint16) bool {
 // redact takes secrets out of what will be written down.
 func (r *Run) redact(e *Entry) {
 	static := r.holdings().maskers.text
-	if static == nil && r.AWS == nil {
+	if static == nil && r.AWS == nil && r.Secrets == nil {
 		return
 	}
-	hide := func(s string) string { return r.AWS.text(static.text(s)) }
+	hide := func(s string) string { return r.AWS.text(r.Secrets.Text(static.Text(s))) }
 	e.Method, e.Host, e.Error, e.Path = hide(e.Method), hide(e.Host), hide(e.Error), hide(e.Path)
 	// A client can percent-encode what needs no encoding.
 	if decoded, err := url.PathUnescape(e.Path); err == nil {

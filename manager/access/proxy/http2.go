@@ -212,7 +212,7 @@ func (h *http2Server) proxy(c *inspected, means *granted, e *Entry) *httputil.Re
 				return // the client is gone
 			}
 			status, why := failure(c.target, err)
-			why.Message = c.session.run.holdings().maskers.text.text(why.Message) // it may quote the server
+			why.Message = c.session.run.holdings().maskers.text.Text(why.Message) // it may quote the server
 			if why.Code == codeAddress {
 				e.Decision = Refused
 			}

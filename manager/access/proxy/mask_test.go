@@ -14,18 +14,20 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 )
 
 const testSecret = "ghp_8dJ/q+W2=x\"<Zk1~vR&7Yt3Lm5Nb9"
 
 // maskedText returns what a masker makes of a text that is read in pieces.
-func maskedText(t testing.TB, m *masker, pieces ...string) string {
+func maskedText(t testing.TB, m *mask.Masker, pieces ...string) string {
 	t.Helper()
 	var readers []io.Reader
 	for _, p := range pieces {
 		readers = append(readers, strings.NewReader(p))
 	}
-	got, err := io.ReadAll(&masked{from: io.MultiReader(readers...), latest: func() *masker { return m }})
+	got, err := io.ReadAll(&masked{from: io.MultiReader(readers...), latest: func() *mask.Masker { return m }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,10 +36,16 @@ func maskedText(t testing.TB, m *masker, pieces ...string) string {
 
 func TestSecretsAreMaskedInEverySpelling(t *testing.T) {
 	t.Parallel()
-	m := newMasker(spellings(testSecret))
+	m := mask.New(mask.Spellings(testSecret))
 	quoted, _ := json.Marshal(testSecret)
+	var unescaped strings.Builder
+	encoder := json.NewEncoder(&unescaped)
+	encoder.SetEscapeHTML(false)
+	if err := encoder.Encode(testSecret); err != nil {
+		t.Fatal(err)
+	}
 	texts := map[string]string{
-		"raw": testSecret, "JSON": string(quoted), "JSON of PHP": strings.ReplaceAll(string(quoted), "/", `\/`), "JSON as it is": jsonString(testSecret, false),
+		"raw": testSecret, "JSON": string(quoted), "JSON of PHP": strings.ReplaceAll(string(quoted), "/", `\/`), "JSON as it is": strings.TrimSpace(unescaped.String()),
 		"query": url.QueryEscape(testSecret), "path": url.PathEscape(testSecret), "query, lower": lowerEscapes(url.QueryEscape(testSecret)),
 		"hex": hex.EncodeToString([]byte(testSecret)), "HEX": strings.ToUpper(hex.EncodeToString([]byte(testSecret))), "HTML": html.EscapeString(testSecret),
 	}
@@ -79,7 +87,7 @@ func lowerEscapes(s string) string {
 
 func TestSecretsAreMaskedWhereverTheyAreCut(t *testing.T) {
 	t.Parallel()
-	m := newMasker(spellings(testSecret))
+	m := mask.New(mask.Spellings(testSecret))
 	for _, spelling := range []string{testSecret, hex.EncodeToString([]byte(testSecret)), base64.StdEncoding.EncodeToString([]byte("user:" + testSecret))} {
 		text := "data: " + spelling + "\n\n" + spelling + spelling[:7]
 		want := maskedText(t, m, text)
@@ -95,12 +103,12 @@ func TestSecretsAreMaskedWhereverTheyAreCut(t *testing.T) {
 
 func TestOnlyWhatMayBeASecretIsHeldBack(t *testing.T) {
 	t.Parallel()
-	m := newMasker([]string{"secret-token-1", "token-2-secret"})
+	m := mask.New([]string{"secret-token-1", "token-2-secret"})
 	for _, test := range []struct{ text, held string }{
 		{"data: 1\n\n", ""}, {"a secret", "secret"}, {"a secret ", ""}, {"secret-token-1", ""}, {"secret-token-2", "token-2"}, {"s", "s"},
 		{"secret-token-", "secret-token-"}, {"token-2-secre", "token-2-secre"}, {"token-2-secret", "******"}, {"ttt", "t"},
 	} {
-		r := &masked{from: io.MultiReader(strings.NewReader(test.text), iotest.ErrReader(errors.New("cut"))), latest: func() *masker { return m }}
+		r := &masked{from: io.MultiReader(strings.NewReader(test.text), iotest.ErrReader(errors.New("cut"))), latest: func() *mask.Masker { return m }}
 		buffer := make([]byte, 1<<10)
 		n, err := r.Read(buffer)
 		if got := len(test.text) - n; err != nil || got != len(test.held) || string(r.held) != test.held {
@@ -115,7 +123,7 @@ func TestOnlyWhatMayBeASecretIsHeldBack(t *testing.T) {
 
 func TestSecretInTheBeginningOfAnotherIsMasked(t *testing.T) {
 	t.Parallel()
-	m := newMasker([]string{"xabcdefghy", "abcdefgh"})
+	m := mask.New([]string{"xabcdefghy", "abcdefgh"})
 	if got := maskedText(t, m, "xabcdefghz xabcdefghy"); got != "x********z **********" {
 		t.Errorf("got %q", got)
 	}
@@ -127,7 +135,7 @@ func TestShortSecretsAreMaskedInHeadersOnly(t *testing.T) {
 	if m.content != nil {
 		t.Error("content is masked")
 	}
-	if got := m.text.text("the abc123 of 123"); got != "the ****** of 123" {
+	if got := m.text.Text("the abc123 of 123"); got != "the ****** of 123" {
 		t.Errorf("a header became %q", got)
 	}
 }
@@ -154,11 +162,11 @@ func FuzzMask(f *testing.F) {
 	f.Fuzz(func(t *testing.T, one, two, text string, seed uint64) {
 		var needles []string
 		for _, secret := range []string{one, two} {
-			if len(secret) >= minSecret && len(secret) < 1000 && !strings.Contains(secret, "*") {
-				needles = append(needles, spellings(secret)...)
+			if len(secret) >= mask.MinSecret && len(secret) < 1000 && !strings.Contains(secret, "*") {
+				needles = append(needles, mask.Spellings(secret)...)
 			}
 		}
-		m := newMasker(needles)
+		m := mask.New(needles)
 		if m == nil {
 			return
 		}
@@ -170,7 +178,7 @@ func FuzzMask(f *testing.F) {
 			text = text[:at] + n[random.IntN(2):] + text[at:]
 		}
 		want := naive(needles, text)
-		r := &masked{latest: func() *masker { return m }, from: iotest.DataErrReader(&pieces{text: text, random: random})}
+		r := &masked{latest: func() *mask.Masker { return m }, from: iotest.DataErrReader(&pieces{text: text, random: random})}
 		var got []byte
 		for {
 			buffer := make([]byte, 1+random.IntN(2*leastRoom))
@@ -183,7 +191,7 @@ func FuzzMask(f *testing.F) {
 		if string(got) != want {
 			t.Fatalf("%q became\n%q, want\n%q; needles %q", text, got, want, needles)
 		}
-		if got := m.text(text); got != want {
+		if got := m.Text(text); got != want {
 			t.Fatalf("as a text %q became\n%q, want\n%q", text, got, want)
 		}
 		for _, n := range needles {
@@ -218,17 +226,17 @@ func BenchmarkMask(b *testing.B) {
 	letters := []byte(base64.StdEncoding.EncodeToString(noise)[:32<<10])
 	prose := bytes.Repeat([]byte(`{"id": 1296269, "name": "Hello-World", "full_name": "octocat/Hello-World", "private": false}, `), 400)[:32<<10]
 	secret := "ghp_" + base64.RawURLEncoding.EncodeToString(noise[:27])
-	one := newMasker(spellings(secret))
+	one := mask.New(mask.Spellings(secret))
 	var many []string
 	for i := range 10 {
-		many = append(many, spellings(fmt.Sprintf("key-%d-%s", i, base64.RawURLEncoding.EncodeToString(noise[40*i:40*i+40])))...)
+		many = append(many, mask.Spellings(fmt.Sprintf("key-%d-%s", i, base64.RawURLEncoding.EncodeToString(noise[40*i:40*i+40])))...)
 	}
-	ten := newMasker(many)
+	ten := mask.New(many)
 	nothingElse := bytes.Repeat([]byte(secret), 1<<10)[:32<<10]
-	short := newMasker(spellings("k7Qp2xWz"))
+	short := mask.New(mask.Spellings("k7Qp2xWz"))
 	for _, bench := range []struct {
 		name string
-		m    *masker
+		m    *mask.Masker
 		text []byte
 	}{{"bytes", one, noise}, {"letters", one, letters}, {"json", one, prose}, {"json with ten secrets", ten, prose}, {"letters with ten secrets", ten, letters}, {"json with a short secret", short, prose}, {"nothing but secrets", one, nothingElse}} {
 		b.Run(bench.name, func(b *testing.B) {
@@ -236,13 +244,13 @@ func BenchmarkMask(b *testing.B) {
 			content := make([]byte, len(bench.text))
 			for b.Loop() {
 				copy(content, bench.text)
-				bench.m.scan(content, 0, 0)
+				bench.m.Scan(content, 0, 0)
 			}
 		})
 	}
 	b.Run("making one", func(b *testing.B) {
 		for b.Loop() {
-			newMasker(spellings(secret))
+			mask.New(mask.Spellings(secret))
 		}
 	})
 }

@@ -52,6 +52,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 )
 
@@ -87,6 +88,9 @@ type Run struct {
 	Keeper Keeper
 	// AWS provides credentials of a role; nil without a grant for AWS.
 	AWS *AWSCredentialProvider
+	// Secrets finds what else is secret in a run, in its record alone: the run itself
+	// has it. Nil where there is none.
+	Secrets *mask.Masker
 	// Record is told of each request when it is over. It is called from many
 	// goroutines, and the connection waits for it.
 	Record func(Entry)

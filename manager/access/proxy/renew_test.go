@@ -238,7 +238,7 @@ func TestARunKeepsABoundedNumberOfEarlierSecrets(t *testing.T) {
 	run.Renew(grantOf("another")) // which it does not have
 	m := run.holdings().maskers.content
 	for n, masked := range map[int]bool{99: true, 98: true, 68: true, 10: false} {
-		if got := m.text(secret(n)) != secret(n); got != masked {
+		if got := m.Text(secret(n)) != secret(n); got != masked {
 			t.Errorf("the credential of %d is masked: %v", n, got)
 		}
 	}

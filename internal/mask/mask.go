@@ -1,19 +1,27 @@
-package proxy
+// Package mask finds secrets in what passes by, and replaces them by asterisks.
+//
+// A Masker knows what to look for, a list of texts; Spellings and Values say in which
+// forms a secret can appear. It is used on the gate's answers and record, and by the
+// guest on what commands print.
+//
+// What is not found: a secret in a form that is not among the texts, one that is cut
+// in two by something else, and a part of one.
+package mask
 
 import (
 	"encoding/binary"
 	"slices"
 )
 
-// masker replaces secrets in what comes back from servers by asterisks, as many
-// as there were bytes, so that lengths stay right. It is immutable.
+// Masker replaces some texts by asterisks, as many as there were bytes, so that
+// lengths stay right. It is immutable. A nil one finds nothing.
 //
 // It is an Aho-Corasick automaton, with a table in front of it that skips what
 // cannot begin a secret: where nothing is pending, the last bytes of the shortest
 // possible match say how far the next one is away at least. Each byte is looked up
 // a few times in the table and passed once through the automaton at most, whatever
 // the content is.
-type masker struct {
+type Masker struct {
 	nodes  []node
 	labels []byte  // of edges, those of a node beside each other
 	edges  []int32 // where they lead
@@ -40,18 +48,19 @@ const (
 	stride    = 2 << 10 // bytes that are looked at together
 )
 
-// minNeedle is the shortest needle that a masker takes, because of blockSize.
-const minNeedle = blockSize
+// MinNeedle is the length in bytes of the shortest needle that a Masker takes, because
+// of blockSize.
+const MinNeedle = blockSize
 
-// newMasker returns the masker of some needles, and nil where there are none.
-func newMasker(needles []string) *masker {
-	needles = slices.DeleteFunc(slices.Clone(needles), func(n string) bool { return len(n) < minNeedle })
+// New returns the Masker of some needles, and nil where there are none.
+func New(needles []string) *Masker {
+	needles = slices.DeleteFunc(slices.Clone(needles), func(n string) bool { return len(n) < MinNeedle })
 	if len(needles) == 0 {
 		return nil
 	}
 	slices.Sort(needles)
 	needles = slices.Compact(needles)
-	m := &masker{}
+	m := &Masker{}
 	m.plant(needles)
 	m.link()
 	m.measure(needles)
@@ -65,7 +74,7 @@ type seed struct {
 }
 
 // plant makes the nodes and their edges, in the order of their depth.
-func (m *masker) plant(needles []string) {
+func (m *Masker) plant(needles []string) {
 	m.nodes = []node{{}}
 	for level := []seed{{0, needles}}; len(level) > 0; {
 		var next []seed
@@ -96,7 +105,7 @@ func (m *masker) plant(needles []string) {
 }
 
 // link says for each node where to go on when its text goes on in no needle.
-func (m *masker) link() {
+func (m *Masker) link() {
 	for i := range m.nodes { // shorter texts first
 		n := &m.nodes[i]
 		shorter := &m.nodes[n.fail]
@@ -116,7 +125,7 @@ func (m *masker) link() {
 }
 
 // measure fills in the table of shifts.
-func (m *masker) measure(needles []string) {
+func (m *Masker) measure(needles []string) {
 	m.shortest = len(slices.MinFunc(needles, func(a, b string) int { return len(a) - len(b) }))
 	m.shortest = min(m.shortest, 1<<8) // a shift fits into a byte
 	farthest := m.shortest - blockSize + 1
@@ -138,7 +147,7 @@ func shiftOf(block []byte) uint32 {
 }
 
 // next returns the state after one more byte.
-func (m *masker) next(state int32, b byte) int32 {
+func (m *Masker) next(state int32, b byte) int32 {
 	for state != 0 {
 		n := &m.nodes[state]
 		for e := n.lo; e < n.hi; e++ {
@@ -153,7 +162,7 @@ func (m *masker) next(state int32, b byte) int32 {
 
 // skip returns the first position from i on where a needle may begin, and where
 // too little is left to tell, that position.
-func (m *masker) skip(b []byte, i int) int {
+func (m *Masker) skip(b []byte, i int) int {
 	for last := len(b) - m.shortest; i <= last; {
 		if i+stride <= last && m.clear(b[i:]) {
 			i += stride
@@ -175,7 +184,7 @@ func (m *masker) skip(b []byte, i int) int {
 // as many more as the shortest needle. It looks at several places in turn: a
 // processor does that at once, while a single chain of shifts waits for memory at
 // each.
-func (m *masker) clear(b []byte) bool {
+func (m *Masker) clear(b []byte) bool {
 	const lane = stride / 4
 	back := m.shortest
 	_ = b[stride+back-1]
@@ -197,7 +206,7 @@ func (m *masker) clear(b []byte) bool {
 	return m.clearFrom(b, i0, lane+back) && m.clearFrom(b, i1, 2*lane+back) && m.clearFrom(b, i2, 3*lane+back) && m.clearFrom(b, i3, stride+back)
 }
 
-func (m *masker) clearFrom(b []byte, i, end int) bool {
+func (m *Masker) clearFrom(b []byte, i, end int) bool {
 	for i < end {
 		shift := m.shifts[shiftOf(b[i-blockSize:i])]
 		if shift == 0 {
@@ -208,10 +217,10 @@ func (m *masker) clearFrom(b []byte, i, end int) bool {
 	return true
 }
 
-// scan masks the needles that end in b[from:], after what led to state. A needle
-// may begin before from, in as many bytes as the state holds. It returns the new
-// state, and whether anything was masked.
-func (m *masker) scan(b []byte, from int, state int32) (int32, bool) {
+// Scan masks the needles that end in b[from:], after what led to state, which is zero
+// at the beginning. A needle may begin before from, in the bytes that Hold tells of the
+// state. It returns the new state, and whether anything was masked.
+func (m *Masker) Scan(b []byte, from int, state int32) (int32, bool) {
 	begin, end := len(b), 0 // of the last bytes that were masked without a gap; there are none if end is 0
 	for i := from; i < len(b); {
 		if state == 0 {
@@ -236,14 +245,27 @@ func (m *masker) scan(b []byte, from int, state int32) (int32, bool) {
 	return state, end > 0
 }
 
-// text returns a text without secrets. A nil masker finds none.
-func (m *masker) text(s string) string {
+// Hold returns how many bytes at the end of what led to a state can still become a
+// needle: they are not to be passed on before what follows is known.
+func (m *Masker) Hold(state int32) int { return int(m.nodes[state].hold) }
+
+// Size returns about how many bytes of memory the Masker takes.
+func (m *Masker) Size() int {
+	if m == nil {
+		return 0
+	}
+	const perNode, perEdge = 24, 5
+	return len(m.nodes)*perNode + len(m.edges)*perEdge + len(m.shifts)
+}
+
+// Text returns a text without needles.
+func (m *Masker) Text(s string) string {
 	if m == nil || len(s) < m.shortest {
 		return s
 	}
 	var room [256]byte
 	b := append(room[:0], s...)
-	if _, found := m.scan(b, 0, 0); found {
+	if _, found := m.Scan(b, 0, 0); found {
 		return string(b)
 	}
 	return s

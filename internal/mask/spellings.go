@@ -1,4 +1,4 @@
-package proxy
+package mask
 
 import (
 	"encoding/base64"
@@ -11,77 +11,42 @@ import (
 	"unicode/utf8"
 )
 
-// What is looked for. A short secret is part of much that has nothing to do with
-// it: content would be garbled, and the masking would tell where it is. Real
+// MinSecret is the length in bytes of the shortest secret that can be masked wherever
+// it appears and in all spellings. A shorter one is part of much that has nothing to do
+// with it: content would be garbled, and the masking would tell where it is. Real
 // credentials are longer.
-const (
-	// minSecret is the shortest secret, in bytes, that is masked everywhere and in
-	// all spellings.
-	minSecret = 8
-	// minHeaderSecret is the shortest one that is masked in headers, as it is.
-	minHeaderSecret = minNeedle
-)
+const MinSecret = 8
 
-// maskers are what a run's secrets are masked with.
-type maskers struct {
-	content *masker // nil where there is nothing to look for
-	text    *masker // for headers and what is written down
-}
-
-func newMaskers(grants []Grant) maskers {
-	var long, short []string
-	add := func(secret string) {
-		switch {
-		case len(secret) >= minSecret:
-			long = append(long, spellings(secret)...)
-		case len(secret) >= minHeaderSecret:
-			short = append(short, secret)
-		}
-	}
-	for _, g := range grants {
-		for _, s := range g.Secrets {
-			add(s.Reveal())
-		}
-		for _, r := range g.Rules {
-			add(withoutScheme(r.Value.Reveal()))
-		}
-	}
-	m := maskers{content: newMasker(long)}
-	m.text = m.content
-	if len(short) > 0 {
-		m.text = newMasker(append(short, long...))
-	}
-	return m
-}
-
-// withoutScheme returns the credential of a header's value.
-func withoutScheme(value string) string {
-	if _, credentials, hasScheme := strings.Cut(value, " "); hasScheme {
-		return credentials
-	}
-	return value
-}
-
-// spellings returns the forms in which a server may give a secret back: as it is,
+// Spellings returns the forms in which somebody may give a secret back: as it is,
 // in hexadecimal, and in base64 wherever in the encoded data it begins; all but the
 // second also as a part of JSON, URLs and HTML.
 //
 // Of base64 those characters are looked for that the secret alone decides. One at
 // each end may have some bits of a neighbour.
-func spellings(secret string) []string {
+func Spellings(secret string) []string {
 	all := quotings(secret)
 	digits := hex.EncodeToString([]byte(secret))
 	all = append(all, digits, strings.ToUpper(digits))
+	for _, encoded := range base64Of(secret) {
+		all = append(all, quotings(encoded)...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// base64Of returns what the secret alone decides of base64, for each of the places in
+// the encoded data where it can begin, in both alphabets.
+func base64Of(secret string) []string {
+	var all []string
 	for before := range 3 {
 		for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
 			encoded := encoding.EncodeToString(append(make([]byte, before), secret...))
 			first := []int{0, 2, 3}[before]
 			end := (before + len(secret)) * 8 / 6
-			all = append(all, quotings(encoded[first:end])...)
+			all = append(all, encoded[first:end])
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	return all
 }
 
 // quotings returns a text as it is and as it is in JSON, URLs and HTML.
