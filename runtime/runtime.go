@@ -264,6 +264,10 @@ type Capabilities struct {
 	GateMend string
 	// GateSockets says that commands can connect to sockets in Gate.Dir.
 	GateSockets bool
+	// Secrets says that StartOptions can have some. SecretsMend is what a person can
+	// do where not.
+	Secrets     bool
+	SecretsMend string
 	// CloseInput says that the standard input of a run without a terminal can
 	// be closed while it runs on.
 	CloseInput bool
@@ -275,6 +279,11 @@ type StartOptions struct {
 	// most ten seconds, so that the client sees its first byte.
 	WaitAttach bool
 	Rows, Cols uint16 // size of the terminal, over that of the spec; zero leaves the spec's
+	// Secrets are variables, KEY=VALUE, of the command and of those that Exec runs, over
+	// those of the spec. They go to the guest and nowhere else, and the guest masks their
+	// values in all that commands print. Drivers without that ability
+	// (Capabilities.Secrets) return ErrUnsupported.
+	Secrets []string
 }
 
 // AttachOptions says what a client wants of a sandbox's command.

@@ -81,6 +81,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		OpenNetwork:  true,
 		PublishPorts: true,
 		CloseInput:   how.mode == modeDirect,
+		Secrets:      how.mode == modeDirect,
 		Gate:         how.gate.way != wayNone,
 		GateNote:     how.gate.note,
 		GateMend:     how.gate.mend,
@@ -88,7 +89,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		Dial:         how.mode == modeDirect,
 	}
 	if !can.Dial {
-		can.DialMend = dialMend
+		can.DialMend, can.SecretsMend = dialMend, secretsMend
 	}
 	return can, nil
 }

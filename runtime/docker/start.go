@@ -64,6 +64,9 @@ func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.Star
 	case err != nil:
 	case h.Mode == modeDirect:
 		err = d.startDirect(ctx, h, opts)
+	case len(opts.Secrets) > 0:
+		// They would be seen in the engine, and what Exec prints would not be masked.
+		err = fmt.Errorf("give it secrets: %w; %s", runtime.ErrUnsupported, secretsMend)
 	default:
 		err = d.startEngine(ctx, h, opts)
 	}
@@ -97,6 +100,10 @@ func (d *Driver) startDirect(ctx context.Context, h *handle, opts runtime.StartO
 	}
 	return err
 }
+
+// secretsMend is what a person can do where the guest cannot be handed anything in
+// private.
+const secretsMend = "secrets go to the guest over its socket, which this engine cannot pass; use --runtime native, or an engine on this machine without gVisor (--sandbox none)"
 
 // errNoContact: the guest ended before it was handed anything.
 var errNoContact = errors.New("its guest ended before it answered")

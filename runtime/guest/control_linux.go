@@ -260,7 +260,7 @@ func receiveInput(conn *link.Conn, in *input, resize func(link.Size), cancel fun
 
 // exec runs a further command for a client.
 func (r *run) exec(conn *link.Conn, req link.ExecRequest) {
-	refuse := func(err error) { _ = conn.Send(link.KindError, link.EncodeError(err)) }
+	refuse := func(err error) { _ = conn.Send(link.KindError, link.EncodeError(hide(r.secrets, err))) }
 	<-r.started
 	r.out.mu.Lock()
 	ended := r.out.clients == nil
@@ -293,7 +293,7 @@ func (r *run) exec(conn *link.Conn, req link.ExecRequest) {
 		refuse(err)
 		return
 	}
-	e := &execution{procs: r.procs, child: child, conn: conn, io: io, input: newInput(io.stdin, req.TTY)}
+	e := &execution{procs: r.procs, child: child, conn: conn, io: io, input: newInput(io.stdin, req.TTY), secrets: r.secrets}
 	e.run(req.Timeout)
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
@@ -27,6 +28,8 @@ type execution struct {
 	conn  *link.Conn
 	io    *stdio
 	input *input
+
+	secrets *mask.Masker // nil where there are none
 
 	kill sync.Once
 }
@@ -77,32 +80,34 @@ func (e *execution) run(timeout time.Duration) {
 // copyOutput passes one stream on. A client that does not read slows the
 // command down, as it would a command in the foreground.
 func (e *execution) copyOutput(kind link.Kind, f *os.File) {
+	to := outlet{send: func(p []byte) error { return e.conn.Send(kind, p) }, secrets: e.secrets}
+	defer to.close() //nolint:errcheck // the client is gone, and the command has ended
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := f.Read(buf)
 		if n > 0 {
-			if e.conn.Send(kind, buf[:n]) != nil {
+			if to.write(buf[:n]) != nil {
 				e.cancel()
 				return
 			}
 			continue
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
-			e.copyLeftover(kind, f, buf)
+			copyLeftover(&to, f, buf)
 		}
 		return
 	}
 }
 
 // copyLeftover passes on what is in the pipe when its time is over.
-func (e *execution) copyLeftover(kind link.Kind, f *os.File, buf []byte) {
+func copyLeftover(to *outlet, f *os.File, buf []byte) {
 	for total := 0; total < maxLeftover; {
 		n := 0
 		err := control(f, func(fd int) (err error) {
 			n, err = unix.Read(fd, buf)
 			return err
 		})
-		if err != nil || n <= 0 || e.conn.Send(kind, buf[:n]) != nil {
+		if err != nil || n <= 0 || to.write(buf[:n]) != nil {
 			return
 		}
 		total += n

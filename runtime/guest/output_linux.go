@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 )
 
 const (
@@ -128,6 +129,10 @@ type pump struct {
 	n      int       // bytes of buf that are not recorded
 	since  time.Time // when the oldest of them was read
 
+	secrets *mask.Masker // nil where there are none
+	state   int32        // of secrets
+	held    int          // bytes at the end of buf that may go on as a secret: nobody gets them yet
+
 	mu        sync.Mutex // guards abandoned, and the deadline of file with it
 	abandoned bool
 }
@@ -164,7 +169,7 @@ func (p *pump) run() {
 	var armed time.Time // setting a deadline costs more than a read
 	for {
 		want := time.Time{}
-		if p.n > 0 {
+		if p.n > p.held {
 			want = p.since.Add(holdPartial)
 		}
 		if !want.Equal(armed) {
@@ -178,14 +183,14 @@ func (p *pump) run() {
 			continue
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) && !p.isAbandoned() {
-			p.flush(true)
+			p.flush()
 			continue
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			p.got(0)
 			p.flushLines()
 		}
-		p.flush(false)
+		p.end()
 		return
 	}
 }
@@ -212,16 +217,31 @@ func (p *pump) got(n int) {
 		}
 	})
 	if p.n > start {
-		p.out.broadcast(p.stream, p.buf[start:p.n])
+		p.show(start)
+	}
+}
+
+// show gives clients what was read from start on, and has been held back before, as far
+// as it is known to be none of a secret.
+func (p *pump) show(start int) {
+	first := start - p.held
+	if p.secrets != nil {
+		p.state, _ = p.secrets.Scan(p.buf[:p.n], start, p.state)
+		p.held = p.secrets.Hold(p.state)
+	}
+	if first < p.n-p.held {
+		p.out.broadcast(p.stream, p.buf[first:p.n-p.held])
 	}
 }
 
 // flushLines records the whole lines, and everything where the buffer is full.
 func (p *pump) flushLines() {
-	end := bytes.LastIndexByte(p.buf[:p.n], '\n') + 1
+	ready := p.buf[:p.n-p.held]
+	end := bytes.LastIndexByte(ready, '\n') + 1
 	partial := false
 	if end == 0 && p.n == len(p.buf) {
-		end, partial = cut(p.buf[:], p.n-utf8.UTFMax), true
+		// There is room: what is held back is less than mask.MaxForm.
+		end, partial = cut(ready, len(ready)-utf8.UTFMax), true
 	}
 	if end == 0 {
 		return
@@ -231,10 +251,21 @@ func (p *pump) flushLines() {
 	p.since = time.Now()
 }
 
-// flush records what is left.
-func (p *pump) flush(partial bool) {
-	p.out.put(p.stream, p.since, partial, p.buf[:p.n])
-	p.n = 0
+// flush records what there is of a line.
+func (p *pump) flush() {
+	ready := p.buf[:p.n-p.held]
+	p.out.put(p.stream, p.since, true, ready)
+	p.n = copy(p.buf[:], p.buf[len(ready):p.n])
+	p.since = time.Now()
+}
+
+// end records what is left at the end of output. What was held back is none of a secret.
+func (p *pump) end() {
+	if p.held > 0 {
+		p.out.broadcast(p.stream, p.buf[p.n-p.held:p.n])
+	}
+	p.out.put(p.stream, p.since, false, p.buf[:p.n])
+	p.n, p.held = 0, 0
 }
 
 // cut returns where to cut data at limit or before: after a line, or else not

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
@@ -29,12 +30,14 @@ const (
 
 // run is the one command of a sandbox, from the hand-over to its end.
 type run struct {
-	procs  *processes
-	start  link.Start
-	stdio  *stdio
-	out    *output
-	input  *input
-	report func(link.Status) error
+	procs *processes
+	start link.Start
+	stdio *stdio
+	out   *output
+	input *input
+	// secrets finds what commands are not to print; nil where there is nothing.
+	secrets *mask.Masker
+	report  func(link.Status) error
 
 	lost    chan struct{} // closed when whoever kept the sandbox is gone
 	child   *process      // set before started is closed; nil where it could not be started
@@ -60,7 +63,10 @@ func (r ringRecorder) maxRecord() int { return r.w.MaxRecord() }
 // guest.
 func runDirect(procs *processes, meeting *link.Meeting, start link.Start, files link.Files) int {
 	status := func(s link.Status) error { return link.WriteStatus(files.Status, s) }
+	start.Env = mergeEnv(start.Env, start.Secrets)
+	secrets := newMasker(start.Secrets)
 	fail := func(err error) int {
+		err = hide(secrets, err)
 		_ = meeting.Started(err) // the status says it too
 		return setupFailed(status, err)
 	}
@@ -73,6 +79,7 @@ func runDirect(procs *processes, meeting *link.Meeting, start link.Start, files 
 	if err != nil {
 		return fail(err)
 	}
+	r.secrets = secrets
 	prog, err := lookup(start.Command, start.Env, start.Dir)
 	if err != nil {
 		return fail(err)
@@ -95,7 +102,7 @@ func runDirect(procs *processes, meeting *link.Meeting, start link.Start, files 
 	if start.WaitAttach {
 		waitTimeout(r.attached, link.HandOverWait)
 	}
-	err = r.begin(prog)
+	err = hide(secrets, r.begin(prog))
 	_ = meeting.Started(err)
 	return r.finish(err, signals)
 }
@@ -212,9 +219,9 @@ func (r *run) finish(startErr error, signals <-chan os.Signal) int {
 }
 
 func (r *run) startPumps(copies *sync.WaitGroup) []*pump {
-	pumps := []*pump{{out: r.out, stream: logring.Stdout, file: r.stdio.stdout}}
+	pumps := []*pump{{out: r.out, stream: logring.Stdout, file: r.stdio.stdout, secrets: r.secrets}}
 	if r.stdio.stderr != nil {
-		pumps = append(pumps, &pump{out: r.out, stream: logring.Stderr, file: r.stdio.stderr})
+		pumps = append(pumps, &pump{out: r.out, stream: logring.Stderr, file: r.stdio.stderr, secrets: r.secrets})
 	}
 	for _, p := range pumps {
 		copies.Go(p.run)

@@ -125,6 +125,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		Resize:      true,
 		Exec:        true,
 		CloseInput:  true,
+		Secrets:     true,
 		Gate:        true,
 		GateSockets: true,
 		Dial:        true,

@@ -81,6 +81,7 @@ func Run(t *testing.T, h Harness) {
 		{"Bounds", s.testBounds},
 		{"Gate", s.testGate},
 		{"Dial", s.testDial},
+		{"Secrets", s.testSecrets},
 	}
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) {

@@ -81,6 +81,7 @@ func (o *Order) Start(opts runtime.StartOptions) link.Start {
 		Grace:       o.Grace,
 		LogLimit:    o.LogLimit,
 	}
+	s.Secrets = opts.Secrets
 	if opts.Rows != 0 && opts.Cols != 0 {
 		s.Rows, s.Cols = opts.Rows, opts.Cols
 	}

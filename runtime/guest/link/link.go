@@ -122,6 +122,9 @@ type Start struct {
 	// GateRelay is the address and port of a relay that stands for the gate's
 	// socket, where the sandbox cannot connect to that. Empty is none.
 	GateRelay string
+	// Secrets are variables, KEY=VALUE, over those of Env, whose values the guest masks
+	// in what commands print.
+	Secrets []string
 }
 
 // Files are what a guest works on. HandOver does not close them.

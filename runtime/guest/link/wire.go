@@ -105,6 +105,7 @@ func (s Start) encode() []byte {
 	e.text(s.Gate)
 	e.text(s.GateToken)
 	e.text(s.GateRelay)
+	e.list(s.Secrets)
 	return e
 }
 
@@ -116,7 +117,7 @@ func decodeStart(b []byte) (Start, error) {
 		TTY: d.flag(), Rows: d.uint16(), Cols: d.uint16(),
 		Interactive: d.flag(), WaitAttach: d.flag(),
 		Timeout: d.duration(), Grace: d.duration(), LogLimit: int64(d.number(1<<63 - 1)),
-		Kept: d.flag(), Gate: d.text(), GateToken: d.text(), GateRelay: d.text(),
+		Kept: d.flag(), Gate: d.text(), GateToken: d.text(), GateRelay: d.text(), Secrets: d.list(),
 	}
 	return s, d.err("start")
 }
