@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -192,6 +193,7 @@ func (m *Manager) contextOf(c *creation) agent.Context {
 	if context.Network == "" {
 		context.Network = agent.NetworkStrict
 	}
+	context.Secrets = slices.Sorted(maps.Keys(c.opts.Secrets))
 	for _, name := range c.opts.Grants {
 		context.Grants = append(context.Grants, agent.Granted{Name: name})
 	}

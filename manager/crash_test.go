@@ -24,7 +24,7 @@ import (
 // The steps at which a process can fail or be killed. A test checks that the
 // lists are complete.
 var (
-	createStepNames = []string{"create: record the run", "create: make the run's directory", "create: register with the gate", "create: stage the agent", "create: make the sandbox", "create: publish the run"}
+	createStepNames = []string{"create: record the run", "create: make the run's directory", "create: fetch the secrets", "create: register with the gate", "create: stage the agent", "create: make the sandbox", "create: publish the run"}
 	startStepNames  = []string{"start: take the lease", "start: start the sandbox", "start: record that it runs"}
 	finishStepNames = []string{"finish: record the end", "finish: release the sandbox"}
 	eraseStepNames  = []string{"destroy: mark the run", "destroy: remove the sandbox", "destroy: close the gate", "destroy: remove the directory", "destroy: remove the row"}
@@ -76,7 +76,7 @@ func TestFailureAtACreateStepLeavesNothing(t *testing.T) {
 		t.Run(step, func(t *testing.T) {
 			m := w.manager()
 			m.onStep = failAt(step)
-			_, err := m.Create(t.Context(), Options{Name: "unlucky", Cmd: shell("true")})
+			_, err := m.Create(t.Context(), Options{Name: "unlucky", Secrets: map[string]string{"SECRET": "env://PATH"}, Cmd: shell("true")})
 			if !errors.Is(err, errInjected) || !strings.Contains(err.Error(), strings.TrimPrefix(step, "create: ")) {
 				t.Errorf("Create says %v", err)
 			}
@@ -163,7 +163,7 @@ func crash(home string) {
 		return nil
 	}
 	ctx := context.Background()
-	run, err := m.Create(ctx, Options{Name: "victim", Cmd: shell(os.Getenv(crashCmd))})
+	run, err := m.Create(ctx, Options{Name: "victim", Secrets: map[string]string{"SECRET": "env://PATH"}, Cmd: shell(os.Getenv(crashCmd))})
 	check(err)
 	check(m.Start(ctx, run.ID, StartOptions{}))
 	fmt.Println(run.ID)

@@ -37,6 +37,7 @@ var createSteps = []struct {
 }{
 	{"record the run", (*Manager).recordRun},
 	{"make the run's directory", (*Manager).makeDirectory},
+	{"fetch the secrets", (*Manager).fetchSecrets},
 	{"register with the gate", (*Manager).registerGate},
 	{"stage the agent", (*Manager).stageAgent},
 	{"make the sandbox", (*Manager).makeSandbox},
@@ -53,6 +54,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	}
 	if err == nil {
 		opts, err = withConfig(opts)
+	}
+	if err == nil {
+		opts, err = m.withSecrets(opts)
 	}
 	if err == nil {
 		opts, err = withServers(opts)
@@ -181,11 +185,12 @@ func createHash(opts Options) string {
 		CPUs                                     float64
 		Ports                                    map[string]int
 		Rules, Grants                            []string
+		Secrets                                  map[string]string
 		Learn                                    bool
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
-		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Learn,
+		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // throughTheEngine makes a manager's driver carry everything over the engine, as
@@ -29,5 +31,22 @@ func TestLogIsCopiedExactlyOnceWhereTheSandboxCannotWriteIt(t *testing.T) {
 	}
 	if text, err := second.RecentLogs(run.ID, 1000); err != nil || text != want.String() {
 		t.Errorf("the log is %q, %v", text, err)
+	}
+}
+
+// Where the guest cannot be handed secrets in private, there are none.
+func TestSecretsAreRefusedWhereTheyWouldBeSeen(t *testing.T) {
+	t.Setenv("SECRET_OF_ENGINE_MODE", "value-0123456789")
+	w := newWorld(t)
+	m := w.manager(throughTheEngine)
+	run, err := m.Create(t.Context(), Options{Secrets: map[string]string{"A": "env://SECRET_OF_ENGINE_MODE"}, Cmd: []string{"true"}})
+	if w.kind != runtime.TypeDocker { // its guest has a socket always
+		if err != nil || len(run.Secrets) != 1 {
+			t.Errorf("made %+v, %v", run, err)
+		}
+		return
+	}
+	if err == nil || AsError(err).Code != CodeUnsupported || !strings.Contains(err.Error(), "cannot be given secrets in private") || !strings.Contains(err.Error(), "--runtime native") {
+		t.Errorf("made %+v, %v", run, err)
 	}
 }

@@ -31,6 +31,9 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 	defer cancel()
 	requested := m.closeGate(ctx, id)
 	report := m.lastReport(ctx, id)
+	if err := m.forgetSecrets(id); err != nil {
+		m.log.Warn("removing the secrets of an ended run failed; they go with its directory", zap.String("run", id), zap.Error(err))
+	}
 	if err := m.step("finish: record the end"); err != nil {
 		return err
 	}

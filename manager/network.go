@@ -266,9 +266,13 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 }
 
 func registration(store *storage.RunStore, id string, sp *spec, token string) daemon.RegisterRequest {
+	secrets := ""
+	if len(sp.Secrets) > 0 {
+		secrets = store.SecretsFile()
+	}
 	return daemon.RegisterRequest{
 		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, NetworkLimit: sp.Limit, Learn: sp.Learn,
-		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, SSHAuthSock: sp.SSHAuthSock, Token: token,
+		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, SSHAuthSock: sp.SSHAuthSock, Secrets: secrets, Token: token,
 	}
 }
 

@@ -42,6 +42,9 @@ type ManagerOptions struct {
 	// Allow is what moat.yaml of a workspace may ask for where callers are agents. Its
 	// grants are those that agents can use.
 	Allow []config.Permission
+	// AllowSecrets are patterns of the secrets that moat.yaml of a workspace may ask for
+	// where callers are agents; see package secret.
+	AllowSecrets []string
 	// Profile is that of grants; empty is the default one.
 	Profile string
 	// MaxLiveRuns bounds the runs that are not stopped or failed; zero is
@@ -117,6 +120,10 @@ type Options struct {
 	// an image with them is built where the runtime builds images, and otherwise
 	// this machine has to have them.
 	Dependencies []string
+	// Secrets are variables whose values are fetched when the run is made, by their
+	// references; see package secret. A variable in Env is not fetched. Everything in the
+	// run can read them; what it prints is masked.
+	Secrets map[string]string
 	// PreRun is a script for the sandbox's shell that runs in the workspace before
 	// the command, which does not run if it fails.
 	PreRun string

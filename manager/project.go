@@ -42,6 +42,7 @@ var configKeys = []configKey{
 	{"runtime", "", func(o *Options, c *config.Config) error { fillIn(&o.Runtime, runtime.Type(c.Runtime)); return nil }},
 	{"grants", "", takeGrants},
 	{"env", "", takeEnv},
+	{"secrets", "", takeSecrets},
 	{"workspace.mode", "bind", ignoreConfig}, // it is how every run sees its workspace
 	{"network.policy", "", func(o *Options, c *config.Config) error { fillIn(&o.Network, Network(c.Network.Policy)); return nil }},
 	{"network.rules", "", takeRules},
@@ -111,11 +112,11 @@ func (m *Manager) withProject(ctx context.Context, opts Options) (Options, error
 	var refused, missing []string
 	for _, ask := range config.Asks(opts.Config) {
 		// Grants have a list of their own, see checkGrants.
-		if ask.Origin.Source != config.SourceProject || ask.Permission == config.AllowGrants || slices.Contains(m.opts.Allow, ask.Permission) {
+		if ask.Origin.Source != config.SourceProject || ask.Permission == config.AllowGrants || m.permits(ask) {
 			continue
 		}
 		refused = append(refused, fmt.Sprintf("%s: %s", ask.Origin, ask.What))
-		if flag := "`drawbridge serve --allow " + string(ask.Permission) + "`"; !slices.Contains(missing, flag) {
+		if flag := "`drawbridge serve " + allowFlag(ask) + "`"; !slices.Contains(missing, flag) {
 			missing = append(missing, flag)
 		}
 	}
@@ -124,6 +125,22 @@ func (m *Manager) withProject(ctx context.Context, opts Options) (Options, error
 			"the project asks for what agents are not allowed: %s", strings.Join(refused, "; "))
 	}
 	return opts, nil
+}
+
+// permits tells whether the person has allowed what a project asks for.
+func (m *Manager) permits(ask config.Ask) bool {
+	if ask.Permission == config.AllowSecrets {
+		return m.permitsSecret(ask.Reference)
+	}
+	return slices.Contains(m.opts.Allow, ask.Permission)
+}
+
+// allowFlag is what a person allows it with.
+func allowFlag(ask config.Ask) string {
+	if ask.Permission == config.AllowSecrets {
+		return "--allow-secret " + quoted(ask.Reference)
+	}
+	return "--allow " + string(ask.Permission)
 }
 
 // loadProject returns what moat.yaml of a workspace says, nil if there is none.
@@ -243,7 +260,7 @@ func takeGrants(o *Options, c *config.Config) error {
 }
 
 // takeEnv puts the variables of the Config before those of the caller, and leaves
-// out those that both have.
+// out those that both have, and those that are secrets.
 func takeEnv(o *Options, c *config.Config) error {
 	set := map[string]bool{}
 	for _, entry := range o.Env {
@@ -252,7 +269,7 @@ func takeEnv(o *Options, c *config.Config) error {
 	}
 	var env []string
 	for name, value := range c.Env {
-		if !set[name] {
+		if _, isSecret := c.Secrets[name]; !set[name] && !isSecret {
 			env = append(env, name+"="+value)
 		}
 	}

@@ -31,13 +31,15 @@ type spec struct {
 	// where an SSH grant may need it.
 	SSHAuthSock string         `json:"ssh_auth_sock,omitempty"`
 	Ports       map[string]int `json:"ports,omitempty"`
-	Timeout     time.Duration  `json:"timeout,omitempty"`
-	Grace       time.Duration  `json:"grace"`
-	PidsLimit   int64          `json:"pids_limit"`
-	LogLimit    int64          `json:"log_limit"` // bytes
-	Rows        uint16         `json:"rows,omitempty"`
-	Cols        uint16         `json:"cols,omitempty"`
-	OwnedSpace  bool           `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
+	// Secrets are references, by the variables that they are for.
+	Secrets    map[string]string `json:"secrets,omitempty"`
+	Timeout    time.Duration     `json:"timeout,omitempty"`
+	Grace      time.Duration     `json:"grace"`
+	PidsLimit  int64             `json:"pids_limit"`
+	LogLimit   int64             `json:"log_limit"` // bytes
+	Rows       uint16            `json:"rows,omitempty"`
+	Cols       uint16            `json:"cols,omitempty"`
+	OwnedSpace bool              `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
 }
 
 // meta is the part of a run that changes and that no query needs, as it is
@@ -159,6 +161,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		NetworkRules:   slices.Clone(sp.Rules),
 		Learn:          sp.Learn,
 		Grants:         slices.Clone(sp.Grants),
+		Secrets:        maps.Clone(sp.Secrets),
 		Requested:      mt.Requested,
 		TTY:            row.TTY,
 		Timeout:        sp.Timeout,

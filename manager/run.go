@@ -56,8 +56,9 @@ type Run struct {
 	IsolationNote string // why the isolation is not stronger; empty if it is the best there is
 	Network       Network
 	NetworkRules  []string
-	Learn         bool            // what the policy refuses is let through, and recorded
-	Requested     *NetworkSummary // nil before the end, and without a gate
+	Secrets       map[string]string // references, by variable: everything in the run can read their values
+	Learn         bool              // what the policy refuses is let through, and recorded
+	Requested     *NetworkSummary   // nil before the end, and without a gate
 	TTY           bool
 	Timeout       time.Duration // from start to the deadline; zero is none
 	Deadline      time.Time     // zero before the start, or without a timeout

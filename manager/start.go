@@ -109,7 +109,11 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	if err := m.ensureGate(ctx, row); err != nil {
 		return m.failStart(ctx, driver, row, err)
 	}
-	err = driver.Start(ctx, row.Handle, runtime.StartOptions{WaitAttach: opts.waitAttach, Rows: opts.Rows, Cols: opts.Cols})
+	secrets, err := m.secretsOf(ctx, &row)
+	if err != nil {
+		return m.failStart(ctx, driver, row, err)
+	}
+	err = driver.Start(ctx, row.Handle, runtime.StartOptions{WaitAttach: opts.waitAttach, Rows: opts.Rows, Cols: opts.Cols, Secrets: secrets})
 	switch {
 	case err == nil:
 	case errors.Is(err, runtime.ErrUnavailable):

@@ -19,6 +19,8 @@ type Context struct {
 	// Hosts are those that a strict network lets through, each as its rule says it.
 	Hosts  []string
 	Grants []Granted
+	// Secrets are variables of the environment, of which nobody is to print the values.
+	Secrets []string
 
 	Services []Service
 	Ports    []Port
@@ -78,6 +80,7 @@ func (c Context) Document() string {
 	fmt.Fprintf(&b, "- Workspace: %s. It is a directory of the host: what you write there stays. Everything else goes with the sandbox.\n", phrase(c.Workspace))
 	c.writeNetwork(&b)
 	c.writeGrants(&b)
+	c.writeSecrets(&b)
 	c.writeNeighbours(&b)
 	c.writeLimits(&b)
 	return b.String()
@@ -119,6 +122,15 @@ func (c Context) writeGrants(b *strings.Builder) {
 		}
 		return phrase(g.Name) + ": " + strings.Join(hosts, ", ")
 	})
+}
+
+func (c Context) writeSecrets(b *strings.Builder) {
+	if len(c.Secrets) == 0 {
+		return
+	}
+	b.WriteString("\n## Secrets\n\nThese variables of your environment are secrets. Programs can use them; ")
+	b.WriteString("do not write their values into files or requests that are not about them. In output they are replaced by asterisks.\n\n")
+	list(b, c.Secrets, phrase)
 }
 
 func (c Context) writeNeighbours(b *strings.Builder) {

@@ -35,6 +35,7 @@ func fullContext() Context {
 			{Name: "anthropic", Hosts: []string{"api.anthropic.com"}},
 			{Name: "github", Hosts: []string{"api.github.com", "github.com"}},
 		},
+		Secrets:     []string{"DATABASE_URL"},
 		Services:    []Service{{Name: "postgres", Address: "postgres:5432"}},
 		Ports:       []Port{{Name: "web", Number: 3000}},
 		MemoryBytes: 4 << 30, CPUs: 1.5, Processes: 1024,

@@ -49,6 +49,9 @@ type RegisterRequest struct {
 	// SSHAuthSock is the socket of the SSH agent that has the keys of SSH grants;
 	// empty is that of the daemon's environment.
 	SSHAuthSock string `json:"ssh_auth_sock,omitempty"`
+	// Secrets is the file of the run's secrets, see package secret, which are masked in
+	// the record; empty where it has none.
+	Secrets string `json:"secrets,omitempty"`
 	// Token is that of an earlier registration of the run, empty if there was
 	// none.
 	Token string `json:"token,omitempty"`

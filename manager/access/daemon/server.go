@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
@@ -380,6 +381,10 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	if err != nil {
 		return nil, err
 	}
+	secrets, err := s.secretsOf(ctx, &request)
+	if err != nil {
+		return nil, err
+	}
 	if request.Token == "" {
 		if err := granted.checkSSH(ctx, agentSocket(&request)); err != nil {
 			return nil, err
@@ -398,7 +403,7 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 			return before, nil
 		}
 	}
-	r, err := s.admit(ctx, request, granted, l, allowed)
+	r, err := s.admit(ctx, request, granted, l, allowed, secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -408,7 +413,7 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 }
 
 // admit serves a run, on l if there is one, in place of how it was served before.
-func (s *server) admit(ctx context.Context, request RegisterRequest, granted resolved, l *net.UnixListener, allowed *policy.Policy) (*registered, error) {
+func (s *server) admit(ctx context.Context, request RegisterRequest, granted resolved, l *net.UnixListener, allowed *policy.Policy, secrets *mask.Masker) (*registered, error) {
 	if request.Token == "" {
 		request.Token = rand.Text()
 	}
@@ -446,7 +451,7 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 	r.stop = stop
 	r.run = &proxy.Run{
 		ID: request.RunID, Token: request.Token, Policy: allowed, Learn: request.Learn,
-		Grants: granted.grants, Keeper: granted.keepers, AWS: role, Record: r.log.record, CanRecord: r.log.canRecord,
+		Grants: granted.grants, Keeper: granted.keepers, AWS: role, Secrets: secrets, Record: r.log.record, CanRecord: r.log.canRecord,
 	}
 	for _, k := range granted.keepers {
 		k.join(r.run)
@@ -598,7 +603,11 @@ func (s *server) belongs(request *RegisterRequest) error {
 		return fmt.Errorf("%q is not a run ID", request.RunID)
 	}
 	own := filepath.Join(s.opts.Home, "runs", request.RunID) + string(filepath.Separator)
-	for _, dir := range []string{request.GateDir, request.LogDir} {
+	dirs := []string{request.GateDir, request.LogDir}
+	if request.Secrets != "" {
+		dirs = append(dirs, request.Secrets)
+	}
+	for _, dir := range dirs {
 		if !strings.HasPrefix(filepath.Clean(dir)+string(filepath.Separator), own) {
 			return fmt.Errorf("%s is not in the directory of %s", dir, request.RunID)
 		}

@@ -34,6 +34,10 @@ func (r *RunStore) NetworkLogDir() string { return filepath.Join(r.Dir(), "netwo
 // GateDir returns where the gate puts what the run's sandbox gets of it.
 func (r *RunStore) GateDir() string { return filepath.Join(r.Dir(), "gate") }
 
+// SecretsFile returns where the secrets of the run's environment are, encrypted, while it
+// lives.
+func (r *RunStore) SecretsFile() string { return filepath.Join(r.Dir(), "secrets.age") }
+
 // StagingDir returns where files are prepared that the run gets.
 func (r *RunStore) StagingDir() string { return filepath.Join(r.Dir(), "staging") }
 

@@ -35,6 +35,8 @@ type Ask struct {
 	Key        string     `json:"key"`  // path of the value, e.g. "grants[0]"
 	What       string     `json:"what"` // e.g. "use the grant github"
 	Origin     Origin     `json:"origin"`
+	// Reference is that of the secret, for AllowSecrets.
+	Reference string `json:"reference,omitempty"`
 }
 
 // Asks lists what in a Config needs the person's permission, where the person has not stated it
@@ -69,8 +71,8 @@ func (a *asker) access() {
 		}
 	}
 	for _, name := range sortedKeys(c.Secrets) {
-		scheme, _, _ := strings.Cut(c.Secrets[name], "://")
-		a.add(AllowSecrets, below("secrets", name), "put a secret (%s) into the variable %s", scheme, name)
+		a.add(AllowSecrets, below("secrets", name), "put the secret %s into the variable %s", c.Secrets[name], name)
+		a.asks[len(a.asks)-1].Reference = c.Secrets[name]
 	}
 	for i, d := range c.Dependencies {
 		switch d {
