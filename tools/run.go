@@ -58,6 +58,8 @@ var runFields = append(slices.Clip(rowFields), []Field{
 	{Name: "network", Type: "string", Description: "What it reaches: none, strict (what its rules name) or permissive (the Internet, except what they deny).", Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}},
 	{Name: "network_rules", Type: "array", Optional: true, Description: "Its network rules."},
 	{Name: "grants", Type: "array", Optional: true, Description: "The grants that it uses."},
+	{Name: "secrets", Type: "array", Optional: true, Description: "Variables of its environment that are secrets."},
+	{Name: "secrets_note", Type: "string", Optional: true, Description: "Who can read them."},
 	{Name: "requests", Type: "integer", Optional: true, Description: "How many requests it sent, once it has ended; network_log has them."},
 	{Name: "interactive", Type: "boolean", Optional: true, Description: "It takes input."},
 	{Name: "keep", Type: "boolean", Optional: true, Description: "Its sandbox stays after its end, until destroy."},
@@ -216,10 +218,17 @@ func (a *answer) network(run *manager.Run) {
 	if len(run.Grants) > 0 {
 		a.Strings("grants", run.Grants)
 	}
+	if len(run.Secrets) > 0 {
+		a.Strings("secrets", sortedKeys(run.Secrets))
+		a.String("secrets_note", secretsNote)
+	}
 	if run.Requested != nil {
 		a.Number("requests", int64(run.Requested.Requests))
 	}
 }
+
+// secretsNote is part of every answer about a run with secrets in full.
+const secretsNote = "Everything in the run can read these variables, and send them wherever the run reaches. They are masked in its output, and not in files that it writes."
 
 // shortCommand returns what an answer shows of a command.
 func shortCommand(command []string) (shown []string, shortened bool) {

@@ -97,7 +97,7 @@ func (s *secretService) authorization(path string) string {
 	return "nothing came"
 }
 
-const secret = "s3cr3t-0123456789-abcdefghijklmnop"
+const serviceSecret = "s3cr3t-0123456789-abcdefghijklmnop"
 
 // grantedCLI is a home with a grant for a service, which agents may use.
 func grantedCLI(t *testing.T, s *secretService) *cli {
@@ -131,7 +131,7 @@ env:
 	if err := os.WriteFile(filepath.Join(providers, "service.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := c.runInput(secret+"\n", "grant", "service", "--from", "stdin", "--no-verify"); got.code != 0 {
+	if got := c.runInput(serviceSecret+"\n", "grant", "service", "--from", "stdin", "--no-verify"); got.code != 0 {
 		t.Fatalf("grant: %+v", got)
 	}
 	return c
@@ -182,11 +182,11 @@ func TestClientsUseTheGateAndItsCredentials(t *testing.T) {
 			if strings.HasSuffix(name, "placeholder") {
 				path = "/curl-placeholder"
 			}
-			if auth := s.authorization(path); auth != "Bearer "+secret {
+			if auth := s.authorization(path); auth != "Bearer "+serviceSecret {
 				t.Errorf("the service got %q; the run printed\n%s%s", auth, got.out, got.err)
 			}
 			for _, text := range []string{got.out, got.err} {
-				for _, form := range formsOf(secret) {
+				for _, form := range formsOf(serviceSecret) {
 					if strings.Contains(text, form) {
 						t.Errorf("the run has seen the credential:\n%s", text)
 					}
@@ -209,12 +209,12 @@ func TestCredentialIsNowhere(t *testing.T) {
 	c := grantedCLI(t, s)
 	base := "https://" + net.JoinHostPort(s.host, s.port)
 	script := `curl -sS -i --max-time 30 ` + base + `/x
-		curl -sS --max-time 30 ` + base + `/` + secret[:8] + ` >/dev/null
+		curl -sS --max-time 30 ` + base + `/` + serviceSecret[:8] + ` >/dev/null
 		env; set; cat /proc/*/environ /proc/*/cmdline 2>/dev/null | tr '\0' '\n'
 		find / -xdev -type f \( -path '/run/*' -o -path '/tmp/*' -o -path '/workspace/*' \) -exec cat {} + 2>/dev/null`
 	got := c.run("run", "--name", "seeker", "--grant", "service", "--", "bash", "-c", script)
 	t.Cleanup(func() { c.run("destroy", "seeker") })
-	if auth := s.authorization("/x"); auth != "Bearer "+secret {
+	if auth := s.authorization("/x"); auth != "Bearer "+serviceSecret {
 		t.Fatalf("the service got %q; the run printed\n%s%s", auth, got.out, got.err)
 	}
 	if !strings.Contains(got.out, "SERVICE_TOKEN=placeholder-") || !strings.Contains(got.out, "echo ") {
@@ -243,7 +243,7 @@ func TestCredentialIsNowhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for where, text := range outputs {
-		for _, form := range formsOf(secret) {
+		for _, form := range formsOf(serviceSecret) {
 			if bytes.Contains([]byte(text), []byte(form)) {
 				t.Errorf("%s has the credential", where)
 			}

@@ -109,6 +109,11 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 		f.add("network rule", rule)
 	}
 	f.add("grants", strings.Join(r.Grants, ", "))
+	var secrets []string
+	for _, name := range slices.Sorted(maps.Keys(r.Secrets)) {
+		secrets = append(secrets, name+" from "+r.Secrets[name]+" (everything in the run can read it)")
+	}
+	f.add("secrets", strings.Join(secrets, ", "))
 	f.add("requested", requestedText(r))
 	f.add("ports", portsText(r))
 	f.add("ports note", r.PortsNote)

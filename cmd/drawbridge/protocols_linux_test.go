@@ -45,7 +45,7 @@ func newProtocolService(t *testing.T) *protocolService {
 	mux.HandleFunc("/acknowledge", func(_ http.ResponseWriter, req *http.Request) { s.acknowledged <- req.URL.Query().Get("event") })
 	mux.HandleFunc("/protocol", func(w http.ResponseWriter, req *http.Request) { fmt.Fprintln(w, "served by", req.Proto) })
 	s.start(t, http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if req.Header.Get("Authorization") != "Bearer "+secret {
+		if req.Header.Get("Authorization") != "Bearer "+serviceSecret {
 			w.Header().Set("WWW-Authenticate", "Bearer")
 			http.Error(w, "who are you?", http.StatusUnauthorized)
 			return
@@ -310,7 +310,7 @@ func TestProtocolsWorkThroughTheGate(t *testing.T) {
 					t.Errorf("it printed\n%s%s\nwithout %q", got.out, got.err, want)
 				}
 			}
-			for _, form := range formsOf(secret) {
+			for _, form := range formsOf(serviceSecret) {
 				if strings.Contains(got.out+got.err, form) {
 					t.Errorf("the run has seen the credential:\n%s%s", got.out, got.err)
 				}
@@ -355,7 +355,7 @@ func TestCredentialStaysWithItsHost(t *testing.T) {
 		curl -sS --max-time 30 -H "$auth" -H 'Host: evil.test' https://` + target + `/fronted`
 	got := c.run("run", "--name", "stray", "--grant", "service", "--allow", elsewhere.host+":"+elsewhere.port, "--", "bash", "-c", script)
 	t.Cleanup(func() { c.run("destroy", "stray") })
-	if auth := s.authorization("/away/followed"); auth != "Bearer "+secret {
+	if auth := s.authorization("/away/followed"); auth != "Bearer "+serviceSecret {
 		t.Errorf("the host of the grant got %q; the run printed\n%s%s", auth, got.out, got.err)
 	}
 	for _, path := range []string{"/followed", "/direct"} {

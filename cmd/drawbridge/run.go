@@ -220,6 +220,9 @@ func (a *app) createAndRun(ctx context.Context, m *manager.Manager, opts manager
 	for _, name := range slices.Sorted(maps.Keys(r.HostPorts)) {
 		a.say("drawbridge: %s, port %d of the sandbox, is published at 127.0.0.1:%d", name, r.Ports[name], r.HostPorts[name])
 	}
+	if len(r.Secrets) > 0 {
+		a.say("drawbridge: everything in the run can read the secrets in its environment: %s", strings.Join(slices.Sorted(maps.Keys(r.Secrets)), ", "))
+	}
 	if f.detach {
 		if err := m.Start(creating, r.ID, manager.StartOptions{}); err != nil {
 			return err

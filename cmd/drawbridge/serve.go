@@ -18,6 +18,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
 	"github.com/drawbridge-mcp/drawbridge/manager"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/secret"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/mcpserver"
 	"github.com/drawbridge-mcp/drawbridge/tools"
@@ -43,6 +44,7 @@ type serveFlags struct {
 	grants      []string
 	limit       []string
 	allow       []string
+	secrets     []string
 	profile     string
 }
 
@@ -89,6 +91,7 @@ directory in which the server was started.`,
 	flags.StringSliceVar(&f.grants, "grants", nil, "grants that runs may use, beside those that \"drawbridge grant allow\" named")
 	flags.StringArrayVar(&f.limit, "network-limit", nil, "network rule beyond which no run reaches anything but the hosts of its grants, whatever its own rules say (repeatable; default no limit)")
 	flags.StringSliceVar(&f.allow, "allow", nil, "what moat.yaml of a workspace may ask for: "+permissionNames())
+	flags.StringArrayVar(&f.secrets, "allow-secret", nil, "secret that moat.yaml of a workspace may put into the environment of runs, which can read it there: op://VAULT/ITEM/FIELD, ssm:///PATH or env://VARIABLE, or all below one, as op://VAULT/*; may be repeated (default none)")
 	flags.StringVar(&f.profile, "profile", "", "set of grants to use (default $DRAWBRIDGE_PROFILE, or else the one without a name)")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
@@ -273,7 +276,16 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 		return opts, usagef("write a rule as HOST, HOST:PORT, or \"HOST allow|deny METHOD /path\"", "--network-limit: %v", err)
 	}
 	opts.NetworkLimit = f.limit
+	for _, pattern := range f.secrets {
+		if _, err := secret.ParsePattern(pattern); err != nil {
+			return opts, usagef(err.Error(), "--allow-secret names no secret") // which it might be itself
+		}
+	}
+	opts.AllowSecrets = f.secrets
 	for _, name := range f.allow {
+		if config.Permission(name) == config.AllowSecrets {
+			return opts, usagef("name each of them: --allow-secret REFERENCE", "--allow does not take %s", name)
+		}
 		if !slices.Contains(config.Permissions, config.Permission(name)) || config.Permission(name) == config.AllowGrants {
 			return opts, usagef("use "+permissionNames(), "unknown --allow %q", name)
 		}
@@ -286,11 +298,11 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	return opts, nil
 }
 
-// permissionNames lists what --allow takes. Grants have a flag of their own.
+// permissionNames lists what --allow takes. Grants and secrets have flags of their own.
 func permissionNames() string {
 	var names []string
 	for _, p := range config.Permissions {
-		if p != config.AllowGrants {
+		if p != config.AllowGrants && p != config.AllowSecrets {
 			names = append(names, string(p))
 		}
 	}

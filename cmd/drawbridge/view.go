@@ -29,6 +29,7 @@ type runView struct {
 	Network        string                  `json:"network"`
 	NetworkRules   []string                `json:"network_rules,omitempty"`
 	Grants         []string                `json:"grants,omitempty"`
+	Secrets        map[string]string       `json:"secrets,omitempty"` // references, by variable
 	Learn          bool                    `json:"learn,omitempty"`
 	Requested      *manager.NetworkSummary `json:"requested,omitempty"`
 	Ports          map[string]int          `json:"ports,omitempty"`
@@ -54,7 +55,7 @@ func viewOf(r *manager.Run) runView {
 		ExitCode: r.ExitCode, Signal: r.Signal, OOMKilled: r.OOMKilled, EndReason: string(r.EndReason), Error: r.Error,
 		Command: r.Command, Workspace: r.Workspace, Image: r.Image,
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
-		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
+		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Secrets: r.Secrets, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
 		Interactive: r.Interactive, TTY: r.TTY, Keep: r.KeepContainer,
 		MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit, TimeoutSeconds: r.Timeout.Seconds(),
 		Deadline: instant(r.Deadline), CreatedAt: instant(r.CreatedAt), StartedAt: instant(r.StartedAt), StoppedAt: instant(r.StoppedAt),
