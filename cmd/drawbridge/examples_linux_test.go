@@ -16,6 +16,8 @@ import (
 
 // example is a directory of examples, and what it does.
 type example struct {
+	// env are variables of the person who runs it.
+	env []string
 	// prints is in what its command prints.
 	prints []string
 	// served is what stands for the hosts of the Internet that it names.
@@ -47,6 +49,10 @@ var examples = map[string]example{
 				t.Errorf("the record is\n%s", trace)
 			}
 		},
+	},
+	"secrets": {
+		env:    []string{"DRAWBRIDGE_KEYRING=file", "EXAMPLE_TOKEN=0123456789abcdef"},
+		prints: []string{"a token of 16 characters: ****************\n"},
 	},
 	"ports": {alive: func(t *testing.T, c *cli, id string) {
 		address := fmt.Sprintf("127.0.0.1:%d", c.inspect(id).HostPorts["web"])
@@ -99,6 +105,7 @@ func (e example) run(t *testing.T, c *cli, name string, flags ...string) {
 	if err := os.CopyFS(c.workspace, os.DirFS(filepath.Join("../../examples", name))); err != nil {
 		t.Fatal(err)
 	}
+	c.env = append(c.env, e.env...)
 	e.serve(t, c)
 	if got := c.run("config", "check", c.workspace); got.code != 0 {
 		t.Fatalf("config check: %+v", got)
