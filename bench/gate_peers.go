@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -95,7 +96,7 @@ func (b *gateBench) startMitmproxy(ctx context.Context, program string) (*part, 
 	late := time.AfterFunc(partTimeout, func() { _ = cmd.Process.Kill() })
 	defer late.Stop()
 	lines := bufio.NewScanner(stdout)
-	said := ""
+	var said strings.Builder
 	for lines.Scan() {
 		if match := mitmproxyListens.FindStringSubmatch(lines.Text()); match != nil {
 			go func() { _, _ = io.Copy(io.Discard, stdout) }()
@@ -103,7 +104,7 @@ func (b *gateBench) startMitmproxy(ctx context.Context, program string) (*part, 
 			p.Authority, err = os.ReadFile(filepath.Join(dir, "mitmproxy-ca-cert.pem"))
 			return p, err
 		}
-		said += lines.Text() + "\n"
+		said.WriteString(lines.Text() + "\n")
 	}
-	return nil, fmt.Errorf("start mitmproxy: it does not say where it listens: %s", said)
+	return nil, fmt.Errorf("start mitmproxy: it does not say where it listens: %s", said.String())
 }
