@@ -109,6 +109,10 @@ type MountConfig struct {
 	Source   string // absolute path on the host, symbolic links resolved
 	Target   string // absolute path in the sandbox
 	ReadOnly bool
+	// Exclude are paths below Target that the sandbox sees empty: a directory, and
+	// what is not there, as a directory in memory that goes away with the sandbox,
+	// anything else as an empty file. A symbolic link on the way is an error.
+	Exclude []string
 }
 
 // Gate is the one way out of a sandbox: a socket of the host, to which the guest
@@ -163,6 +167,9 @@ type Spec struct {
 	Command   []string // not empty; looked up in the sandbox's PATH
 	Env       []string // KEY=VALUE, added to the image's
 	Workspace string   // host directory bound read-write at WorkspacePath
+	Exclude   []string // paths below WorkspacePath, as MountConfig.Exclude
+	// Mounts may lie below one another and below WorkspacePath. A place that is
+	// missing there is made on the host where the backend needs one.
 	Mounts    []MountConfig
 	Ports     []PortConfig
 	Network   NetworkMode

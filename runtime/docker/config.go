@@ -56,6 +56,7 @@ type plan struct {
 	runc       string // the engine's name for runc; empty is its default
 	// network is the run's own, once it has been made; nil where it has none.
 	network *ownNetwork
+	layout  confine.Layout
 }
 
 // check refuses a spec that cannot become a sandbox, before anything is made.
@@ -161,11 +162,9 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 		NetworkMode:    "none",
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		ShmSize:        sharedMemory,
-		Tmpfs: map[string]string{
-			"/tmp": p.tmpOptions(limits.TmpBytes),
-		},
-		LogConfig: p.logConfig(),
-		Mounts:    p.mounts(),
+		Tmpfs:          p.memory(limits.TmpBytes),
+		LogConfig:      p.logConfig(),
+		Mounts:         p.mounts(),
 		Resources: container.Resources{
 			Memory:         limits.MemoryBytes,
 			MemorySwap:     limits.MemoryBytes, // the sum of both: no swap
@@ -194,10 +193,18 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 	return h, nil
 }
 
-// tmpOptions mounts /tmp for the command. It is the command's own, because older
-// versions of runc give it the mode of the image's directory whatever is asked.
-func (p *plan) tmpOptions(size int64) string {
-	return fmt.Sprintf("rw,exec,nosuid,nodev,mode=1777,uid=%d,gid=%d,size=%d", p.user.UID, p.user.GID, size)
+// memory lists the directories in memory by their places: /tmp, and what hides
+// directories. They are the command's own, because older versions of runc give them
+// the mode of what is there in the image whatever is asked.
+func (p *plan) memory(size int64) map[string]string {
+	options := fmt.Sprintf("rw,exec,nosuid,nodev,mode=1777,uid=%d,gid=%d,size=%d", p.user.UID, p.user.GID, size)
+	all := map[string]string{"/tmp": options}
+	for _, c := range p.layout.Covers {
+		if !c.File {
+			all[c.Target] = options
+		}
+	}
+	return all
 }
 
 // bindings publishes the ports on the loopback address and nowhere else.
@@ -234,8 +241,13 @@ func (p *plan) mounts() []mount.Mount {
 		mounts = append(mounts, bind(gate.Dir, runtime.GateDir, true),
 			bind(filepath.Join(gate.Dir, runtime.GateBundle), runtime.SystemBundle, true))
 	}
-	for _, m := range p.spec.Mounts {
+	for _, m := range p.layout.Mounts {
 		mounts = append(mounts, bind(m.Source, m.Target, m.ReadOnly))
+	}
+	for _, c := range p.layout.Covers {
+		if c.File {
+			mounts = append(mounts, bind(h.empty(), c.Target, true))
+		}
 	}
 	return mounts
 }

@@ -106,9 +106,13 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
+	layout, err := confine.Arrange(&spec, true)
+	if err != nil {
+		return nil, err
+	}
 	return &plan{
 		spec: spec, how: how, user: user, guest: guest, attempt: rand.Text(), runc: f.runc,
-		keepUsers: f.remaps, unlabelled: f.relabels, openFiles: openFilesFor(f),
+		keepUsers: f.remaps, unlabelled: f.relabels, openFiles: openFilesFor(f), layout: layout,
 	}, nil
 }
 
@@ -149,6 +153,9 @@ func (p *plan) prepare(h *handle) error {
 		if err := os.WriteFile(h.socket(), nil, 0o600); err != nil {
 			return fmt.Errorf("make the place for the guest's socket: %w", err)
 		}
+	}
+	if slices.ContainsFunc(p.layout.Covers, func(c confine.Cover) bool { return c.File }) {
+		return confine.MakeEmpty(h.empty())
 	}
 	return nil
 }

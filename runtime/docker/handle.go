@@ -83,6 +83,7 @@ func (h *handle) status() string    { return filepath.Join(h.Dir, "status.json")
 func (h *handle) order() string     { return filepath.Join(h.Dir, "start.json") }
 func (h *handle) lock() string      { return filepath.Join(h.Dir, "start.lock") }
 func (h *handle) begun() string     { return filepath.Join(h.Dir, "start.begun") }
+func (h *handle) empty() string     { return filepath.Join(h.Dir, "empty") } // what hides files
 func (h *handle) saved() string     { return filepath.Join(h.Dir, "handle.json") }
 func (h *handle) workspace() string { return filepath.Join(h.Dir, workspaceMount) }
 
@@ -92,5 +93,5 @@ const workspaceMount = "workspace"
 
 // files lists what may be in Spec.Dir of the driver's.
 func (h *handle) files() []string {
-	return []string{h.socket(), h.control(), h.status(), h.order(), h.lock(), h.begun(), h.saved()}
+	return []string{h.socket(), h.control(), h.status(), h.order(), h.lock(), h.begun(), h.empty(), h.saved()}
 }

@@ -68,6 +68,7 @@ type plan struct {
 	self   int // user of this process, who is root or the one that the sandbox has on the host
 	root   *rootfs.Root
 	handle *handle
+	layout confine.Layout
 	// systemBundle says that the root has a place for the authorities that
 	// programs in it trust.
 	systemBundle bool
@@ -188,15 +189,11 @@ func seccomp(p confine.Profile) *specs.LinuxSeccomp {
 
 // mounts lists what is mounted in the sandbox, what is deeper later.
 func (p *plan) mounts(limits runtime.Resources) []specs.Mount {
-	owner := []string{fmt.Sprintf("uid=%d", p.user.UID), fmt.Sprintf("gid=%d", p.user.GID)}
-	if p.ordinary() && p.engine.asRoot == nil {
-		owner = nil // whoever mounts it is the only user there is
-	}
 	all := []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "strictatime", "mode=755", "size=65536k"}},
 		{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", fmt.Sprintf("size=%d", sharedMemory)}},
-		{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: append([]string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", limits.TmpBytes)}, owner...)},
+		p.memory("/tmp", limits.TmpBytes),
 	}
 	for _, m := range p.root.Binds {
 		all = append(all, bind(m.Source, m.Target, true))
@@ -216,10 +213,36 @@ func (p *plan) mounts(limits runtime.Resources) []specs.Mount {
 			all = append(all, bind(filepath.Join(gate.Dir, runtime.GateBundle), runtime.SystemBundle, true))
 		}
 	}
-	for _, m := range p.spec.Mounts {
-		all = append(all, bind(m.Source, path.Clean(m.Target), m.ReadOnly))
+	return append(all, p.wanted(limits)...)
+}
+
+// wanted lists the mounts that the spec asks for, and what hides parts of them.
+func (p *plan) wanted(limits runtime.Resources) []specs.Mount {
+	var all []specs.Mount
+	for _, m := range p.layout.Mounts {
+		all = append(all, bind(m.Source, m.Target, m.ReadOnly))
 	}
+	for _, c := range p.layout.Covers {
+		if c.File {
+			all = append(all, bind(p.handle.empty(), c.Target, true))
+		} else {
+			all = append(all, p.memory(c.Target, limits.TmpBytes))
+		}
+	}
+	slices.SortStableFunc(all, func(x, y specs.Mount) int {
+		return strings.Count(x.Destination, "/") - strings.Count(y.Destination, "/")
+	})
 	return all
+}
+
+// memory is a directory in memory for the command.
+func (p *plan) memory(target string, size int64) specs.Mount {
+	options := []string{"nosuid", "nodev", "mode=1777", fmt.Sprintf("size=%d", size)}
+	// Without root, whoever mounts it is the only user there is.
+	if !p.ordinary() || p.engine.asRoot != nil {
+		options = append(options, fmt.Sprintf("uid=%d", p.user.UID), fmt.Sprintf("gid=%d", p.user.GID))
+	}
+	return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: options}
 }
 
 func bind(source, target string, readOnly bool) specs.Mount {
@@ -242,7 +265,20 @@ func ownFiles() uint64 {
 
 // writeBundle makes the bundle.
 func (p *plan) writeBundle(skeletons *rootfs.Skeletons) error {
-	for _, m := range p.spec.Mounts {
+	// gVisor has places of its own where there are none.
+	var err error
+	if p.layout, err = confine.Arrange(&p.spec, p.engine.isolation != runtime.IsolationGVisor); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(p.layout.Covers, func(c confine.Cover) bool { return c.File }) {
+		if err := confine.MakeEmpty(p.handle.empty()); err != nil {
+			return err
+		}
+	}
+	for _, m := range p.layout.Mounts {
+		if p.layout.Inside[m.Target] {
+			continue
+		}
 		info, err := os.Stat(m.Source)
 		if err != nil {
 			return fmt.Errorf("mount %s: %w", m.Source, err)

@@ -63,6 +63,7 @@ func (h *handle) bundle() string { return filepath.Join(h.Dir, "bundle") }
 func (h *handle) config() string { return filepath.Join(h.Dir, "bundle", "config.json") }
 func (h *handle) order() string  { return filepath.Join(h.Dir, "start.json") }
 func (h *handle) lock() string   { return filepath.Join(h.Dir, "start.lock") }
+func (h *handle) empty() string  { return filepath.Join(h.Dir, "empty") } // what hides files
 
 // workspaceMount is where the workspace is mounted with mapped owners, seen by the
 // processes of the sandbox only.

@@ -82,6 +82,7 @@ func Run(t *testing.T, h Harness) {
 		{"Gate", s.testGate},
 		{"Dial", s.testDial},
 		{"Secrets", s.testSecrets},
+		{"Storage", s.testStorage},
 	}
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) {
