@@ -175,6 +175,7 @@ type Spec struct {
 	Network   NetworkMode
 	Gate      *Gate // nil is no way out
 	Resources Resources
+	Ulimits   []Ulimit      // of each process; see CheckUlimits
 	Timeout   time.Duration // from the command's start to its end by the guest; zero is none
 	Grace     time.Duration // between SIGTERM and SIGKILL at the deadline; zero is DefaultStopGrace
 

@@ -21,10 +21,6 @@ import (
 
 // Limits of a container that a Spec does not set.
 const (
-	// openFiles is the greatest number of open files of a process: enough for
-	// builds and watchers, and small enough for programs that visit every
-	// possible one.
-	openFiles = 65536
 	// sharedMemory is the size in bytes of /dev/shm.
 	sharedMemory = 64 << 20
 	// engineLogFiles is into how many files the engine splits its own log in
@@ -82,6 +78,9 @@ func check(spec runtime.Spec) error {
 		if target := path.Clean(m.Target); target == "/" || target == "/run/drawbridge" || strings.HasPrefix(target, "/run/drawbridge/") {
 			return fmt.Errorf("mount %q at %q: that place belongs to the sandbox itself; choose another target", m.Source, m.Target)
 		}
+	}
+	if err := runtime.CheckUlimits(spec.Ulimits, spec.Resources); err != nil {
+		return err
 	}
 	names := make(map[string]bool)
 	for _, p := range spec.Ports {
@@ -171,10 +170,7 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 			NanoCPUs:       int64(limits.CPUs * 1e9),
 			PidsLimit:      &limits.PidsLimit,
 			OomKillDisable: &no,
-			Ulimits: []*units.Ulimit{
-				{Name: "core", Soft: 0, Hard: 0},
-				{Name: "nofile", Soft: p.openFiles, Hard: p.openFiles},
-			},
+			Ulimits:        p.ulimits(),
 		},
 	}
 	if p.unlabelled {
@@ -191,6 +187,20 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 		p.network.joinHost(h)
 	}
 	return h, nil
+}
+
+// ulimits returns the limits that the engine sets, for the guest too.
+func (p *plan) ulimits() []*units.Ulimit {
+	all := []*units.Ulimit{
+		{Name: "core", Soft: 0, Hard: 0},
+		{Name: "nofile", Soft: p.openFiles, Hard: p.openFiles},
+	}
+	for _, u := range p.spec.Ulimits {
+		if !u.ByGuest() {
+			all = append(all, &units.Ulimit{Name: u.Name, Soft: u.Soft, Hard: u.Hard})
+		}
+	}
+	return all
 }
 
 // memory lists the directories in memory by their places: /tmp, and what hides

@@ -27,7 +27,7 @@ func testPlan(change func(*plan)) *plan {
 		how:       chosen{isolation: runtime.IsolationRunc, mode: modeDirect},
 		user:      confine.Owner{UID: 7, GID: 8},
 		guest:     "/lib/guest",
-		openFiles: openFiles,
+		openFiles: runtime.OpenFiles,
 	}
 	change(p)
 	return p

@@ -127,6 +127,7 @@ func (p *plan) handle() *handle {
 		Note:        p.how.note,
 		TTY:         p.spec.TTY,
 		Interactive: p.spec.Interactive || p.spec.TTY,
+		Limits:      host.Limits(p.spec.Ulimits),
 	}
 	if p.user.Mapped {
 		h.Mapped = p.spec.Workspace
@@ -178,6 +179,7 @@ func (p *plan) guestCall() (arguments, env []string, err error) {
 		Timeout:     p.spec.Timeout,
 		Grace:       p.spec.Grace,
 		LogLimit:    p.spec.LogLimit,
+		Limits:      host.Limits(p.spec.Ulimits),
 	}
 	if p.spec.Gate != nil {
 		// The command can read it there. It is no use to it: what it can reach

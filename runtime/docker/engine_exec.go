@@ -27,6 +27,9 @@ func (d *Driver) execEngine(ctx context.Context, h *handle, spec runtime.ExecSpe
 	if spec.Timeout > 0 {
 		command = append(command, "--timeout", spec.Timeout.String())
 	}
+	if h.Limits != "" {
+		command = append(command, "--limits", h.Limits)
+	}
 	command = append(append(command, "--id", id, "--"), spec.Command...)
 	raw, exec, err := d.openExec(ctx, h, container.ExecOptions{
 		Cmd: command, Env: spec.Env, WorkingDir: spec.Dir, Tty: spec.TTY,

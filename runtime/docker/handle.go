@@ -34,7 +34,8 @@ type handle struct {
 	Mapped      string            `json:"mapped,omitempty"` // the workspace, where it is bound through a mount with mapped owners
 	TTY         bool              `json:"tty,omitempty"`
 	Interactive bool              `json:"interactive,omitempty"`
-	Ports       map[string]int    `json:"ports,omitempty"` // endpoint name to port in the sandbox
+	Ports       map[string]int    `json:"ports,omitempty"`  // endpoint name to port in the sandbox
+	Limits      string            `json:"limits,omitempty"` // that the guest sets, see host.Limits
 	// Part is the role of what is not a sandbox and was found by List.
 	Part    string      `json:"part,omitempty"`
 	Network *ownNetwork `json:"network,omitempty"`

@@ -190,7 +190,7 @@ func (d *Driver) startFailed(ctx context.Context, err error) error {
 	text := err.Error()
 	switch {
 	case strings.Contains(text, "rlimit"):
-		return fmt.Errorf("%w; raise the engine's own limit of open files to %d", failed, openFiles)
+		return fmt.Errorf("%w; ask for lower limits, or raise those of the engine itself, that of open files to %d", failed, runtime.OpenFiles)
 	case strings.Contains(text, "port is already allocated"), strings.Contains(text, "address already in use"):
 		return fmt.Errorf("%w; choose another host port, or none for a free one", failed)
 	case strings.Contains(text, "seccomp"):

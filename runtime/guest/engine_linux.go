@@ -105,6 +105,7 @@ func execMain(options map[string]string, command []string) int {
 	}
 	closeOnExec()
 	procs := newProcesses()
+	procs.limits = options["limits"]
 	dir, err := os.Getwd()
 	if err != nil {
 		dir = "/"

@@ -28,7 +28,8 @@ const (
 
 const usage = `usage: drawbridge-guest run --socket PATH
        drawbridge-guest run --frames --start START
-       drawbridge-guest exec [--timeout DURATION] --id ID -- COMMAND...
+       drawbridge-guest exec [--timeout DURATION] [--limits LIMITS] --id ID -- COMMAND...
+       drawbridge-guest limit --limits LIMITS -- PROGRAM COMMAND...
        drawbridge-guest kill --id ID
        drawbridge-guest read --offset N --limit N -- FILE
        drawbridge-guest write --mode MODE [--parents] [--append] -- FILE
@@ -57,6 +58,8 @@ func Main(args []string) int {
 		return runMain(options)
 	case "exec":
 		return execMain(options, command)
+	case "limit":
+		return limitMain(options["limits"], command)
 	case "relay":
 		return relayMain(options)
 	case "kill":
@@ -80,7 +83,7 @@ func complain(err error) int {
 // The options of all commands: switches, and those that have a value.
 const (
 	switches = " frames parents append "
-	valued   = " socket listen start timeout id offset limit mode "
+	valued   = " socket listen start timeout limits id offset limit mode "
 )
 
 // parseOptions splits "--name value" pairs from the command after "--".

@@ -23,7 +23,8 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // orphan, so one loop waits for any child, and nothing else in the program may
 // wait: package os/exec would race with it.
 type processes struct {
-	jobs chan func() // run on the thread that starts processes
+	jobs   chan func() // run on the thread that starts processes
+	limits string      // of what is started, as link.Start has them; set before the first start
 
 	mu   sync.Mutex // guards live; held from fork to registration, so that the loop knows a child before it can reap it
 	live map[int]*process
@@ -93,13 +94,13 @@ type program struct {
 // start starts prog with the given descriptors. With tty, the first of them
 // becomes its controlling terminal.
 func (p *processes) start(prog program, fds []uintptr, tty bool) (*process, error) {
-	return p.fork(prog, fds, &syscall.SysProcAttr{Setsid: true, Setctty: tty, Ctty: 0})
+	return p.fork(prog.limited(p.limits), fds, &syscall.SysProcAttr{Setsid: true, Setctty: tty, Ctty: 0})
 }
 
 // startWrapped starts prog with the descriptors of this program. A terminal
 // stays theirs in common, so the child stays in its foreground group.
 func (p *processes) startWrapped(prog program, terminal bool) (*process, error) {
-	return p.fork(prog, []uintptr{0, 1, 2}, &syscall.SysProcAttr{Setpgid: !terminal})
+	return p.fork(prog.limited(p.limits), []uintptr{0, 1, 2}, &syscall.SysProcAttr{Setpgid: !terminal})
 }
 
 func (p *processes) fork(prog program, fds []uintptr, sys *syscall.SysProcAttr) (*process, error) {

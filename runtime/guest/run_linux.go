@@ -123,6 +123,7 @@ func setupExit(err error) link.Exit {
 }
 
 func newRun(procs *processes, start link.Start, rec recorder, report func(link.Status) error) (*run, error) {
+	procs.limits = start.Limits
 	io, err := newStdio(start.TTY, link.Size{Rows: start.Rows, Cols: start.Cols}, start.Interactive)
 	if err != nil {
 		return nil, err

@@ -23,10 +23,6 @@ import (
 )
 
 const (
-	// openFiles is the greatest number of open files of a process: enough for
-	// builds and watchers, and small enough for programs that visit every
-	// possible one.
-	openFiles = 65536
 	// sharedMemory is the size in bytes of /dev/shm.
 	sharedMemory = 64 << 20
 )
@@ -57,7 +53,7 @@ func check(spec runtime.Spec) error {
 			return fmt.Errorf("mount %q at %q: that place belongs to the sandbox itself; choose another target", m.Source, m.Target)
 		}
 	}
-	return nil
+	return runtime.CheckUlimits(spec.Ulimits, spec.Resources)
 }
 
 // plan is everything that a bundle is made of.
@@ -91,10 +87,7 @@ func (p *plan) bundle(root string) *specs.Spec {
 			Cwd:             "/",
 			NoNewPrivileges: true,
 			Capabilities:    &specs.LinuxCapabilities{},
-			Rlimits: []specs.POSIXRlimit{
-				{Type: "RLIMIT_CORE"},
-				{Type: "RLIMIT_NOFILE", Hard: ownFiles(), Soft: ownFiles()},
-			},
+			Rlimits:         p.rlimits(),
 		},
 		Root:     &specs.Root{Path: root, Readonly: true},
 		Hostname: rootfs.Hostname,
@@ -127,6 +120,21 @@ func (p *plan) bundle(root string) *specs.Spec {
 		p.engine.mapUsers(s)
 	}
 	return s
+}
+
+// rlimits returns the limits that the runtime sets, for the guest too.
+func (p *plan) rlimits() []specs.POSIXRlimit {
+	all := []specs.POSIXRlimit{
+		{Type: "RLIMIT_CORE"},
+		{Type: "RLIMIT_NOFILE", Hard: ownFiles(), Soft: ownFiles()},
+	}
+	for _, u := range p.spec.Ulimits {
+		if !u.ByGuest() {
+			// Unlimited is the greatest number of all.
+			all = append(all, specs.POSIXRlimit{Type: "RLIMIT_" + strings.ToUpper(u.Name), Soft: uint64(u.Soft), Hard: uint64(u.Hard)})
+		}
+	}
+	return all
 }
 
 // processes is the limit of processes that holds without a control group.
@@ -258,9 +266,9 @@ func bind(source, target string, readOnly bool) specs.Mount {
 func ownFiles() uint64 {
 	var own unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
-		return openFiles
+		return runtime.OpenFiles
 	}
-	return min(openFiles, own.Max)
+	return min(runtime.OpenFiles, own.Max)
 }
 
 // writeBundle makes the bundle.

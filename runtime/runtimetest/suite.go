@@ -83,6 +83,7 @@ func Run(t *testing.T, h Harness) {
 		{"Dial", s.testDial},
 		{"Secrets", s.testSecrets},
 		{"Storage", s.testStorage},
+		{"Limits", s.testLimits},
 	}
 	for _, part := range parts {
 		t.Run(part.name, func(t *testing.T) {

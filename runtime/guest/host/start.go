@@ -27,6 +27,7 @@ type Order struct {
 	Grace       time.Duration
 	LogLimit    int64
 	GateToken   string // empty where there is no gate
+	Limits      string
 }
 
 // HomeDefaults are set unless a spec has them: the sandbox's list of users need
@@ -46,11 +47,23 @@ func NewOrder(spec runtime.Spec, image []string) Order {
 		Timeout:     spec.Timeout,
 		Grace:       spec.Grace,
 		LogLimit:    spec.LogLimit,
+		Limits:      Limits(spec.Ulimits),
 	}
 	if spec.Gate != nil {
 		o.GateToken = spec.Gate.Token
 	}
 	return o
+}
+
+// Limits returns those limits that the guest sets, as link.Start has them.
+func Limits(all []runtime.Ulimit) string {
+	var set []string
+	for _, u := range all {
+		if u.ByGuest() {
+			set = append(set, fmt.Sprintf("%s=%d:%d", u.Name, u.Soft, u.Hard))
+		}
+	}
+	return strings.Join(set, ",")
 }
 
 // ReadOrder reads what Create left for Start.
@@ -80,6 +93,7 @@ func (o *Order) Start(opts runtime.StartOptions) link.Start {
 		Timeout:     o.Timeout,
 		Grace:       o.Grace,
 		LogLimit:    o.LogLimit,
+		Limits:      o.Limits,
 	}
 	s.Secrets = opts.Secrets
 	if opts.Rows != 0 && opts.Cols != 0 {

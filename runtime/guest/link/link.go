@@ -119,6 +119,9 @@ type Start struct {
 	// forwards what commands send to the proxy on loopback. Empty is none.
 	Gate      string
 	GateToken string // what each connection to it begins with
+	// Limits are set for the command and for execs, as in "nofile=1024:4096,cpu=60:-1":
+	// soft and hard values of what setrlimit(2) sets, -1 for none.
+	Limits string
 	// GateRelay is the address and port of a relay that stands for the gate's
 	// socket, where the sandbox cannot connect to that. Empty is none.
 	GateRelay string
