@@ -61,6 +61,7 @@ const (
 	RoleSandbox = "sandbox" // the sandbox of a run
 	RoleNetwork = "network" // a network of the run's own
 	RoleRelay   = "relay"   // what leads from that network to the run's gate
+	RoleVolume  = "volume"  // storage that outlives runs, and belongs to none
 )
 
 // Paths inside every sandbox, the same on every driver.
@@ -113,6 +114,16 @@ type MountConfig struct {
 	// what is not there, as a directory in memory that goes away with the sandbox,
 	// anything else as an empty file. A symbolic link on the way is an error.
 	Exclude []string
+}
+
+// VolumeMount is storage of the backend in a sandbox. It is made with the first
+// sandbox that has it, belongs to the user of that sandbox's command, and stays when
+// the sandbox is removed.
+type VolumeMount struct {
+	Name     string // in the backend
+	Target   string // absolute path in the sandbox
+	ReadOnly bool
+	Labels   map[string]string // of a new one, beside LabelHome and LabelRole
 }
 
 // Gate is the one way out of a sandbox: a socket of the host, to which the guest
@@ -171,6 +182,7 @@ type Spec struct {
 	// Mounts may lie below one another and below WorkspacePath. A place that is
 	// missing there is made on the host where the backend needs one.
 	Mounts    []MountConfig
+	Volumes   []VolumeMount // of the backend; only for a VolumeManager
 	Ports     []PortConfig
 	Network   NetworkMode
 	Gate      *Gate // nil is no way out
@@ -441,6 +453,22 @@ type ImageManager interface {
 	// answered, or that it could not be reached. progress may be nil and
 	// is called from one goroutine.
 	Pull(ctx context.Context, ref string, progress func(PullProgress)) error
+}
+
+// VolumeManager is implemented by drivers whose backend has storage of its own that
+// outlives sandboxes.
+type VolumeManager interface {
+	// Volumes returns those that carry all of labels.
+	Volumes(ctx context.Context, labels map[string]string) ([]Volume, error)
+	// RemoveVolume removes one that carries LabelRole. It is nil if there is none;
+	// the error matches ErrConflict while a sandbox has it.
+	RemoveVolume(ctx context.Context, name string) error
+}
+
+// Volume is storage of the backend.
+type Volume struct {
+	Name   string
+	Labels map[string]string
 }
 
 // DirReleaser is implemented by drivers that may mount something below

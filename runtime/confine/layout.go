@@ -44,6 +44,9 @@ func Arrange(spec *runtime.Spec, makeDirs bool) (Layout, error) {
 	}
 	a.layout.Mounts = slices.Clone(a.binds[1:])
 	slices.SortStableFunc(a.layout.Mounts, func(x, y runtime.MountConfig) int { return depth(x.Target) - depth(y.Target) })
+	for _, v := range spec.Volumes {
+		a.binds = append(a.binds, runtime.MountConfig{Target: path.Clean(v.Target)})
+	}
 	for _, m := range a.binds {
 		for _, exclude := range m.Exclude {
 			if !filepath.IsLocal(exclude) || path.Clean(exclude) == "." {
@@ -62,7 +65,7 @@ func Arrange(spec *runtime.Spec, makeDirs bool) (Layout, error) {
 func depth(target string) int { return strings.Count(target, "/") }
 
 type arranging struct {
-	binds    []runtime.MountConfig // the workspace and the mounts
+	binds    []runtime.MountConfig // the workspace, the mounts, and volumes, which have no source here
 	excluded []string              // absolute, in the sandbox; what is deeper later
 	makeDirs bool
 	layout   Layout
@@ -71,25 +74,29 @@ type arranging struct {
 // placeMounts sees to the places of mounts that lie below another one.
 func (a *arranging) placeMounts() error {
 	a.layout.Inside = make(map[string]bool)
-	for _, m := range a.layout.Mounts {
+	for _, m := range a.binds[1:] {
 		base := a.above(m.Target)
 		if base == nil {
 			continue
 		}
 		a.layout.Inside[m.Target] = true
-		if a.isExcluded(m.Target) {
-			continue // its place is in memory
+		if base.Source == "" || a.isExcluded(m.Target) {
+			continue // its place is in a volume, which the engine sees to, or in memory
 		}
-		info, err := os.Stat(m.Source)
+		wantFile := false
+		if m.Source != "" {
+			info, err := os.Stat(m.Source)
+			if err != nil {
+				return fmt.Errorf("mount %s: %w", m.Source, err)
+			}
+			wantFile = !info.IsDir()
+		}
+		file, err := place(base.Source, below(base.Target, m.Target), wantFile, a.makeDirs)
 		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.Source, err)
+			return fmt.Errorf("mount something at %s: %w", m.Target, err)
 		}
-		file, err := place(base.Source, below(base.Target, m.Target), !info.IsDir(), a.makeDirs)
-		if err != nil {
-			return fmt.Errorf("mount %s at %s: %w", m.Source, m.Target, err)
-		}
-		if file == info.IsDir() {
-			return fmt.Errorf("mount %s at %s: one is a directory and the other is not; choose another target", m.Source, m.Target)
+		if file != wantFile {
+			return fmt.Errorf("mount something at %s: one is a directory and the other is not; choose another target", m.Target)
 		}
 	}
 	return nil
@@ -102,6 +109,9 @@ func (a *arranging) cover() error {
 			continue // it is hidden with what is above
 		}
 		base := a.above(target)
+		if base.Source == "" {
+			return fmt.Errorf("exclude %s: it is in a volume; exclude what is in a mount or in the workspace", target)
+		}
 		file, err := place(base.Source, below(base.Target, target), false, a.makeDirs)
 		if err != nil {
 			return fmt.Errorf("exclude %s: %w", target, err)
@@ -197,5 +207,5 @@ func MakeEmpty(name string) error {
 	if err := os.WriteFile(name, nil, 0o400); err != nil {
 		return fmt.Errorf("make what hides files: %w", err)
 	}
-	return os.Chmod(name, 0o444) // whatever the umask is
+	return os.Chmod(name, 0o444) //nolint:gosec // G302: there is nothing in it to read
 }

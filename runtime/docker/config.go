@@ -75,8 +75,16 @@ func check(spec runtime.Spec) error {
 		if !filepath.IsAbs(m.Source) || !path.IsAbs(m.Target) {
 			return fmt.Errorf("mount %q at %q: both paths must be absolute", m.Source, m.Target)
 		}
-		if target := path.Clean(m.Target); target == "/" || target == "/run/drawbridge" || strings.HasPrefix(target, "/run/drawbridge/") {
-			return fmt.Errorf("mount %q at %q: that place belongs to the sandbox itself; choose another target", m.Source, m.Target)
+		if err := checkTarget(m.Source, m.Target); err != nil {
+			return err
+		}
+	}
+	for _, v := range spec.Volumes {
+		if v.Name == "" || !path.IsAbs(v.Target) {
+			return fmt.Errorf("mount the volume %q at %q: it needs a name and an absolute path", v.Name, v.Target)
+		}
+		if err := checkTarget(v.Name, v.Target); err != nil {
+			return err
 		}
 	}
 	if err := runtime.CheckUlimits(spec.Ulimits, spec.Resources); err != nil {
@@ -91,6 +99,14 @@ func check(spec runtime.Spec) error {
 			return fmt.Errorf("publish port %q: the name is used twice", p.Name)
 		}
 		names[p.Name] = true
+	}
+	return nil
+}
+
+// checkTarget refuses to mount something over what is the sandbox's own.
+func checkTarget(what, target string) error {
+	if clean := path.Clean(target); clean == "/" || clean == "/run/drawbridge" || strings.HasPrefix(clean, "/run/drawbridge/") {
+		return fmt.Errorf("mount %q at %q: that place belongs to the sandbox itself; choose another target", what, target)
 	}
 	return nil
 }
@@ -253,6 +269,12 @@ func (p *plan) mounts() []mount.Mount {
 	}
 	for _, m := range p.layout.Mounts {
 		mounts = append(mounts, bind(m.Source, m.Target, m.ReadOnly))
+	}
+	for _, v := range p.spec.Volumes {
+		mounts = append(mounts, mount.Mount{
+			// What an image has there would be copied with owners of its own.
+			Type: mount.TypeVolume, Source: v.Name, Target: v.Target, ReadOnly: v.ReadOnly, VolumeOptions: &mount.VolumeOptions{NoCopy: true},
+		})
 	}
 	for _, c := range p.layout.Covers {
 		if c.File {

@@ -222,7 +222,12 @@ func (d *Driver) make(ctx context.Context, p *plan, h *handle, undo *releases) (
 		env, err := d.imageEnv(ctx, p.spec.Image)
 		looked <- image{env, err}
 	}()
-	h.ID, err = d.makeContainer(ctx, p, asked, undo)
+	if err = d.makeVolumes(ctx, p, undo); err == nil {
+		err = d.giveVolumes(ctx, p)
+	}
+	if err == nil {
+		h.ID, err = d.makeContainer(ctx, p, asked, undo)
+	}
 	look := <-looked
 	if err != nil {
 		return nil, err

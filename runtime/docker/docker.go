@@ -108,7 +108,9 @@ var (
 	_ runtime.Runtime      = (*Driver)(nil)
 	_ runtime.ImageManager = (*Driver)(nil)
 	_ runtime.ImageBuilder = (*Driver)(nil)
-	_ runtime.DirReleaser  = (*Driver)(nil)
+
+	_ runtime.VolumeManager = (*Driver)(nil)
+	_ runtime.DirReleaser   = (*Driver)(nil)
 )
 
 // New returns a driver. It does not connect: an engine that is not there shows

@@ -42,6 +42,8 @@ func check(spec runtime.Spec) error {
 		return errUnsupported("give the sandbox an open network", "use the docker runtime, or no network")
 	case spec.Network != runtime.NetworkNone && spec.Network != "":
 		return errUnsupported(fmt.Sprintf("network mode %q", spec.Network), "use "+string(runtime.NetworkNone))
+	case len(spec.Volumes) > 0:
+		return errUnsupported("mount the volume "+spec.Volumes[0].Name, "use a directory of the host")
 	case len(spec.Ports) > 0:
 		return errUnsupported("publish ports of the sandbox", "use the docker runtime, or publish none")
 	}

@@ -3,8 +3,10 @@
 package runtimetest
 
 import (
+	"crypto/rand"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -21,6 +23,7 @@ func (s *suite) testStorage(t *testing.T) {
 	t.Run("what cannot be excluded", s.testNotExcluded)
 	t.Run("mounts below the workspace", s.testMountsBelow)
 	t.Run("a link in the place of a mount", s.testLinkedPlace)
+	t.Run("volumes", s.testVolumes)
 }
 
 func (s *suite) testExcluded(t *testing.T) {
@@ -132,6 +135,66 @@ func (s *suite) testLinkedPlace(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	wantTree(t, elsewhere)
+}
+
+// testVolumes checks storage that outlives sandboxes, or that it is refused.
+func (s *suite) testVolumes(t *testing.T) {
+	t.Parallel()
+	driver := s.driver(t)
+	name := "drawbridge-test-" + strings.ToLower(rand.Text())
+	spec := s.spec(t, "sh", "-c", `cd /workspace/cache && ls -A && echo kept >kept && stat -c %a . && echo inside >inside/new; cat /cache/kept; echo no 2>/dev/null >/cache/kept || echo read-only`)
+	inside := ownDir(t)
+	spec.Mounts = append(spec.Mounts, runtime.MountConfig{Source: inside, Target: "/workspace/cache/inside"})
+	spec.Volumes = []runtime.VolumeMount{
+		{Name: name, Target: "/workspace/cache", Labels: map[string]string{"more": "label"}},
+		{Name: name, Target: "/cache", ReadOnly: true},
+	}
+	volumes, has := driver.(runtime.VolumeManager)
+	if !has {
+		_, err := driver.Create(s.ctx(t), spec)
+		WantError(t, "create with a volume", err, runtime.ErrUnsupported)
+		return
+	}
+	labels := map[string]string{runtime.LabelHome: testHome, runtime.LabelRole: runtime.RoleVolume, "more": "label"}
+	known := func() bool {
+		all, err := volumes.Volumes(s.ctx(t), labels)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slices.ContainsFunc(all, func(v runtime.Volume) bool { return v.Name == name && v.Labels["more"] == "label" })
+	}
+	t.Cleanup(func() {
+		if err := volumes.RemoveVolume(s.ctx(t), name); err != nil {
+			t.Error(err)
+		}
+	})
+	broken := spec
+	broken.Image = "drawbridge-no-such-image"
+	broken.ID = "run_" + strings.ToLower(rand.Text()[:12])
+	if _, err := driver.Create(s.ctx(t), broken); err == nil || known() {
+		t.Errorf("a sandbox that cannot be made: %v; its volume is there: %v", err, known())
+	}
+	for _, want := range []string{"inside\n700\nkept\nread-only\n", "inside\nkept\n700\nkept\nread-only\n"} {
+		b := s.createWith(t, driver, spec)
+		b.start()
+		WantError(t, "remove a volume that is used", volumes.RemoveVolume(b.ctx, name), runtime.ErrConflict)
+		b.wait()
+		if diff := cmp.Diff(want, b.output()); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		if err := driver.Remove(b.ctx, b.handle); err != nil || !known() {
+			t.Fatalf("remove the sandbox: %v; its volume is there: %v", err, known())
+		}
+		wantTree(t, inside, "new")
+		again := s.spec(t, spec.Command...)
+		again.Mounts, again.Volumes = spec.Mounts, spec.Volumes
+		spec = again
+	}
+	for range 2 {
+		if err := volumes.RemoveVolume(s.ctx(t), name); err != nil || known() {
+			t.Errorf("remove it: %v; it is there: %v", err, known())
+		}
+	}
 }
 
 // ownDir returns a directory of the user that commands have where the workspace is
