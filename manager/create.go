@@ -38,6 +38,7 @@ var createSteps = []struct {
 	{"record the run", (*Manager).recordRun},
 	{"make the run's directory", (*Manager).makeDirectory},
 	{"fetch the secrets", (*Manager).fetchSecrets},
+	{"make its volumes", (*Manager).makeVolumes},
 	{"register with the gate", (*Manager).registerGate},
 	{"stage the agent", (*Manager).stageAgent},
 	{"make the sandbox", (*Manager).makeSandbox},
@@ -187,10 +188,14 @@ func createHash(opts Options) string {
 		Rules, Grants                            []string
 		Secrets                                  map[string]string
 		Learn                                    bool
+		Mounts                                   []runtime.MountConfig
+		Volumes                                  []VolumeMount
+		Ulimits                                  []runtime.Ulimit
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
 		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
+		opts.Mounts, opts.Volumes, opts.Ulimits,
 	})
 }
 

@@ -67,11 +67,17 @@ func (m *Manager) readFile(ctx context.Context, runID, name string, offset, limi
 	if err != nil {
 		return nil, err
 	}
+	if run.sees() {
+		return m.readInSandbox(ctx, runID, target, offset, limit)
+	}
 	root, err := os.OpenRoot(run.Workspace)
 	if err != nil {
 		return nil, fileError(err)
 	}
 	defer root.Close()
+	if err := run.checkVisible(root, below); err != nil {
+		return nil, err
+	}
 	// Non-blocking, so that a named pipe put there by the run holds nobody.
 	file, err := root.OpenFile(below, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
@@ -213,11 +219,17 @@ func (m *Manager) writeFile(ctx context.Context, runID, name string, data []byte
 	if err != nil {
 		return nil, err
 	}
+	if run.sees() {
+		return m.writeInSandbox(ctx, runID, target, data, opts)
+	}
 	root, err := os.OpenRoot(run.Workspace)
 	if err != nil {
 		return nil, fileError(err)
 	}
 	defer root.Close()
+	if err := run.checkVisible(root, below); err != nil {
+		return nil, err
+	}
 	size, err := writeBelow(root, below, data, opts)
 	if err != nil {
 		return nil, fileError(err)

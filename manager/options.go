@@ -128,8 +128,13 @@ type Options struct {
 	// the command, which does not run if it fails.
 	PreRun string
 	// Mounts are further directories or files of this machine. A source may be
-	// relative to the workspace, or begin with ~/.
-	Mounts         []runtime.MountConfig
+	// relative to the workspace, or begin with ~/. One at /workspace is of the
+	// workspace itself, and says what the run sees empty of it.
+	Mounts []runtime.MountConfig
+	// Volumes outlive the run. They need a Name.
+	Volumes []VolumeMount
+	// Ulimits are limits of processes, see runtime.CheckUlimits.
+	Ulimits        []runtime.Ulimit
 	TTY            bool
 	Rows, Cols     uint16
 	Image          string

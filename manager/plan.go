@@ -72,12 +72,18 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 			return fail(err)
 		}
 	}
-	mounts, err := m.checkMounts(opts.Mounts, workspace)
+	mounts, exclude, err := m.checkMounts(opts.Mounts, workspace)
 	if err != nil {
+		return fail(err)
+	}
+	if err := checkVolumes(opts, driver, mounts, exclude); err != nil {
 		return fail(err)
 	}
 	opts = withOptionDefaults(opts)
 	limits := runtime.Resources{MemoryBytes: opts.MemoryBytes, CPUs: opts.CPUs, PidsLimit: opts.PidsLimit}.WithDefaults()
+	if err := runtime.CheckUlimits(opts.Ulimits, limits); err != nil {
+		return fail(failf(CodeInvalidArgument, "", "%v", err))
+	}
 	tty := opts.TTY
 	row := storage.RunRow{
 		ID: id, Name: opts.Name, State: string(StateCreated),
@@ -88,11 +94,12 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		Spec: encode(spec{
 			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Agent: opts.Agent, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), Secrets: opts.Secrets, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
 			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
+			Exclude: exclude, Volumes: opts.Volumes,
 		}),
 	}
 	return row, runtime.Spec{
 		ID: id, Home: runtime.HomeHash(m.opts.Home),
-		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Env: m.withToolPath(kind, opts.Image, opts.Env), Workspace: workspace,
+		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Exclude: exclude, Ulimits: opts.Ulimits, Env: m.withToolPath(kind, opts.Image, opts.Env), Workspace: workspace,
 		Network: runtime.NetworkNone, Resources: limits,
 		Timeout: opts.Timeout, Grace: opts.StopGrace,
 		Interactive: row.Interactive, TTY: tty, Rows: opts.Rows, Cols: opts.Cols,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"path"
 	"slices"
@@ -29,7 +30,8 @@ var configKeys = []configKey{
 	{"dependencies", "without docker and services", takeDependencies},
 	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
 	{"mcp", "without policy", takeMCP},
-	{"mounts", "without exclude", takeMounts},
+	{"mounts", "", takeMounts},
+	{"volumes", "", takeVolumes},
 	{"hooks.pre_run", "", func(o *Options, c *config.Config) error { fillIn(&o.PreRun, c.Hooks.PreRun); return nil }},
 	{"agent", "", func(o *Options, c *config.Config) error {
 		if len(o.Cmd) == 0 && len(c.Command) == 0 {
@@ -58,8 +60,14 @@ var configKeys = []configKey{
 	{"clipboard", "false", ignoreConfig}, // no run gets what is in the clipboard
 	{"container.memory", "", func(o *Options, c *config.Config) error { fillIn(&o.MemoryBytes, c.Container.Memory<<20); return nil }},
 	{"container.cpus", "", func(o *Options, c *config.Config) error { fillIn(&o.CPUs, c.Container.CPUs); return nil }},
+	{"container.ulimits", "", takeUlimits},
 	{"snapshots.disabled", "", ignoreConfig},   // none are made
 	{"tracing.disable_exec", "", ignoreConfig}, // none is recorded
+}
+
+// refusalReasons say why a key is refused that could do nothing in a sandbox.
+var refusalReasons = map[string]string{
+	"container.dns": " because a sandbox resolves no names: the gate does, as this machine would",
 }
 
 // ignoreConfig honours what holds in any case.
@@ -178,7 +186,7 @@ func withConfig(opts Options) (Options, error) {
 	for _, wish := range c.Wishes() {
 		i := slices.IndexFunc(configKeys, func(k configKey) bool { return k.name == wish.Key })
 		if i < 0 || !configKeys[i].honours(wish) {
-			refused = append(refused, fmt.Sprintf("%s (%s)", wish.Key, wish.Origin))
+			refused = append(refused, fmt.Sprintf("%s (%s)%s", wish.Key, wish.Origin, refusalReasons[wish.Key]))
 			continue
 		}
 		if err := configKeys[i].take(&opts, c); err != nil {
@@ -239,12 +247,27 @@ func withServers(opts Options) (Options, error) {
 func takeMounts(o *Options, c *config.Config) error {
 	mounts := slices.Clone(o.Mounts)
 	for _, m := range c.Mounts {
-		if len(m.Exclude) > 0 {
-			return fmt.Errorf("this build cannot hide parts of %s: leave exclude out", m.Source)
+		for _, exclude := range m.Exclude {
+			if strings.Contains(exclude, "*") {
+				return fmt.Errorf("there are no patterns in exclude: name what %q stands for, or the directory above", exclude)
+			}
 		}
-		mounts = append(mounts, runtime.MountConfig{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly})
+		mounts = append(mounts, runtime.MountConfig{Source: m.Source, Target: m.Target, ReadOnly: m.ReadOnly, Exclude: m.Exclude})
 	}
 	o.Mounts = mounts
+	return nil
+}
+
+// takeUlimits adds those limits of the Config that the caller has not set.
+func takeUlimits(o *Options, c *config.Config) error {
+	limits := slices.Clone(o.Ulimits)
+	for _, name := range slices.Sorted(maps.Keys(c.Container.Ulimits)) {
+		if !slices.ContainsFunc(o.Ulimits, func(u runtime.Ulimit) bool { return u.Name == name }) {
+			u := c.Container.Ulimits[name]
+			limits = append(limits, runtime.Ulimit{Name: name, Soft: u.Soft, Hard: u.Hard})
+		}
+	}
+	o.Ulimits = limits
 	return nil
 }
 

@@ -40,6 +40,8 @@ type spec struct {
 	Rows       uint16            `json:"rows,omitempty"`
 	Cols       uint16            `json:"cols,omitempty"`
 	OwnedSpace bool              `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
+	Exclude    []string          `json:"exclude,omitempty"`         // below the workspace
+	Volumes    []VolumeMount     `json:"volumes,omitempty"`
 }
 
 // meta is the part of a run that changes and that no query needs, as it is
@@ -169,6 +171,8 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		MemoryBytes:    row.MemoryBytes,
 		CPUs:           row.CPUs,
 		PidsLimit:      sp.PidsLimit,
+		Exclude:        slices.Clone(sp.Exclude),
+		Volumes:        slices.Clone(sp.Volumes),
 		ExitCode:       row.ExitCode,
 		Signal:         signalName(row.Signal),
 		OOMKilled:      row.OOMKilled,

@@ -65,6 +65,8 @@ type Run struct {
 	MemoryBytes   int64
 	CPUs          float64
 	PidsLimit     int64
+	Exclude       []string // paths below the workspace that the run sees empty
+	Volumes       []VolumeMount
 
 	ExitCode  *int   // nil until the command has ended
 	Signal    string // e.g. "SIGKILL"; empty if no signal ended it

@@ -60,38 +60,77 @@ func (m *Manager) checkWorkspace(path string) (string, error) {
 		"use the workspace %s: it lies outside the allowed roots (%s)", path, strings.Join(m.opts.WorkspaceRoots, ", "))
 }
 
-// maxMounts bounds the further mounts of one run.
-const maxMounts = 64
+const (
+	// maxMounts bounds the further mounts of one run.
+	maxMounts = 64
+	// maxExcludes bounds what is hidden from one run, in memory each.
+	maxExcludes = 64
+)
 
 // checkMounts resolves what is to be mounted beside the workspace, and refuses what
 // no sandbox may have. Agents need permission also for a part of the workspace: who
-// can write there could put a link in its place, just before it is mounted.
-func (m *Manager) checkMounts(wanted []runtime.MountConfig, workspace string) ([]runtime.MountConfig, error) {
+// can write there could put a link in its place, just before it is mounted. What is
+// mounted at the workspace's own place says what of it the run sees empty, which
+// needs none.
+func (m *Manager) checkMounts(wanted []runtime.MountConfig, workspace string) (mounts []runtime.MountConfig, exclude []string, err error) {
+	fail := func(err error) ([]runtime.MountConfig, []string, error) { return nil, nil, err }
 	if len(wanted) > maxMounts {
-		return nil, failf(CodeInvalidArgument, "", "there are %d mounts, the limit is %d", len(wanted), maxMounts)
+		return fail(failf(CodeInvalidArgument, "", "there are %d mounts, the limit is %d", len(wanted), maxMounts))
 	}
+	if wanted, exclude, err = splitWorkspace(wanted, workspace); err != nil {
+		return fail(err)
+	}
+	excludes := len(exclude)
 	if len(wanted) > 0 && m.opts.ForAgents && !slices.Contains(m.opts.Allow, config.AllowMounts) {
-		return nil, failf(CodePolicyDenied, "leave them out, or ask the person who runs the server to start it with `drawbridge serve --allow mounts`", "agents are not allowed to mount %s", wanted[0].Source)
+		return fail(failf(CodePolicyDenied, "leave them out, or ask the person who runs the server to start it with `drawbridge serve --allow mounts`", "agents are not allowed to mount %s", wanted[0].Source))
 	}
-	var mounts []runtime.MountConfig
 	for _, mount := range wanted {
+		if excludes += len(mount.Exclude); excludes > maxExcludes {
+			break
+		}
 		source, err := sourcePath(mount.Source, workspace)
 		if err == nil {
 			source, err = filepath.EvalSymlinks(source)
 		}
 		if err != nil {
-			return nil, failf(CodeInvalidArgument, "name a file or directory that exists", "mount %s: %v", mount.Source, err)
+			return fail(failf(CodeInvalidArgument, "name a file or directory that exists", "mount %s: %v", mount.Source, err))
 		}
 		if reason := m.neverWorkspace(source); reason != "" {
-			return nil, failf(CodePolicyDenied, "name another directory", "mount %s: %s is never mounted", mount.Source, reason)
+			return fail(failf(CodePolicyDenied, "name another directory", "mount %s: %s is never mounted", mount.Source, reason))
 		}
 		if target := path.Clean(mount.Target); !path.IsAbs(target) || within(runtime.WorkspacePath, target) {
 			// What is below the workspace would be made there, on the host.
-			return nil, failf(CodeInvalidArgument, "choose an absolute path outside "+runtime.WorkspacePath, "mount %s at %s: no mount can be there", mount.Source, mount.Target)
+			return fail(failf(CodeInvalidArgument, "choose an absolute path outside "+runtime.WorkspacePath, "mount %s at %s: no mount can be there", mount.Source, mount.Target))
 		}
-		mounts = append(mounts, runtime.MountConfig{Source: source, Target: path.Clean(mount.Target), ReadOnly: mount.ReadOnly})
+		mounts = append(mounts, runtime.MountConfig{Source: source, Target: path.Clean(mount.Target), ReadOnly: mount.ReadOnly, Exclude: mount.Exclude})
 	}
-	return mounts, nil
+	if excludes > maxExcludes {
+		return fail(failf(CodeInvalidArgument, "exclude what is above them", "%d paths are excluded, the limit is %d", excludes, maxExcludes))
+	}
+	return mounts, exclude, nil
+}
+
+// splitWorkspace takes what is mounted at the workspace's own place out of a list of
+// mounts, and returns what that excludes.
+func splitWorkspace(wanted []runtime.MountConfig, workspace string) (others []runtime.MountConfig, exclude []string, err error) {
+	for _, mount := range wanted {
+		if path.Clean(mount.Target) != runtime.WorkspacePath {
+			others = append(others, mount)
+			continue
+		}
+		source, err := sourcePath(mount.Source, workspace)
+		if err == nil && source != workspace {
+			source, err = filepath.EvalSymlinks(source)
+		}
+		if err != nil || source != workspace {
+			return nil, nil, failf(CodeInvalidArgument, "name that directory as the workspace instead", "mount %s at %s: only the workspace itself is there", mount.Source, runtime.WorkspacePath)
+		}
+		if mount.ReadOnly {
+			return nil, nil, failf(CodeUnsupported, "leave the mode out", "mount the workspace read-only: a run can always write there")
+		}
+		exclude = append(exclude, mount.Exclude...)
+	}
+	return others, exclude, nil
 }
 
 // sourcePath returns the absolute path that a mount's source means.

@@ -116,7 +116,7 @@ func TestConfigExplainShowsWhereValuesComeFrom(t *testing.T) {
 		{"env.A", moat + ":3:10", "yes", "1"},
 		{"env.B", "--env", "yes", "(not shown)"},
 		{"env.C", person + ":1:18", "yes", "3"},
-		{"mounts[0]", person + ":2:10", "only without exclude", `{"source":"/srv/models","target":"/models","readonly":true}`},
+		{"mounts[0]", person + ":2:10", "yes", `{"source":"/srv/models","target":"/models","readonly":true}`},
 		{"ports.web", moat + ":2:14", "yes", "3000"},
 		{"network.policy", "default", "yes", "strict"},
 		{"container.memory", "--memory", "yes", "1024"},

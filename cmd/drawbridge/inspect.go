@@ -100,6 +100,10 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	addReport(&f, r)
 	f.add("command", quoteCommand(r.Command))
 	f.add("workspace", r.Workspace)
+	f.add("seen empty", strings.Join(r.Exclude, ", "))
+	for _, v := range r.Volumes {
+		f.add("volume", v.Name+" at "+v.Target)
+	}
 	f.add("image", r.Image)
 	f.add("isolation", isolationText(r))
 	f.add("isolation note", r.IsolationNote)

@@ -98,7 +98,12 @@ func (a *app) confirmPrune(ctx context.Context, m *manager.Manager, opts manager
 	if len(plan.Runs)+len(plan.Orphans) == 0 {
 		return true, nil // there is nothing to consent to
 	}
-	fmt.Fprintf(a.err, "Remove %s and %s (%s)? [y/N] ", count(len(plan.Runs), "ended run"), count(len(plan.Orphans), "orphaned object"), bytesText(plan.Bytes))
+	return a.agrees(ctx, fmt.Sprintf("Remove %s and %s (%s)?", count(len(plan.Runs), "ended run"), count(len(plan.Orphans), "orphaned object"), bytesText(plan.Bytes)))
+}
+
+// agrees asks the person at the terminal a question about a removal.
+func (a *app) agrees(ctx context.Context, question string) (bool, error) {
+	fmt.Fprintf(a.err, "%s [y/N] ", question)
 	// Input can be given up, so that Ctrl-C ends the question.
 	in, err := terminal.NewInput(a.in)
 	if err != nil {

@@ -35,6 +35,8 @@ type runView struct {
 	Ports          map[string]int          `json:"ports,omitempty"`
 	HostPorts      map[string]int          `json:"host_ports,omitempty"`
 	PortsNote      string                  `json:"ports_note,omitempty"`
+	Volumes        []manager.VolumeMount   `json:"volumes,omitempty"`
+	Exclude        []string                `json:"exclude,omitempty"`
 	Interactive    bool                    `json:"interactive"`
 	TTY            bool                    `json:"tty"`
 	Keep           bool                    `json:"keep"`
@@ -56,6 +58,7 @@ func viewOf(r *manager.Run) runView {
 		Command: r.Command, Workspace: r.Workspace, Image: r.Image,
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
 		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Secrets: r.Secrets, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
+		Volumes: r.Volumes, Exclude: r.Exclude,
 		Interactive: r.Interactive, TTY: r.TTY, Keep: r.KeepContainer,
 		MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit, TimeoutSeconds: r.Timeout.Seconds(),
 		Deadline: instant(r.Deadline), CreatedAt: instant(r.CreatedAt), StartedAt: instant(r.StartedAt), StoppedAt: instant(r.StoppedAt),

@@ -42,7 +42,7 @@ func mounts() shape[[]Mount] {
 		key("target", func(m *Mount) *string { return &m.Target }, text(absolutePath), about{required: true, does: "where it is in the sandbox", example: "/data"}),
 		key("mode", func(m *Mount) *bool { return &m.ReadOnly }, mountMode(), about{does: "whether the run may write there", fallback: "rw", example: "ro"}),
 		key("exclude", func(m *Mount) *[]string { return &m.Exclude }, listOf(text(excludePath), path.Clean), about{
-			does: "paths below the target that the run sees empty", rule: "none lies below another", example: "[node_modules]"}),
+			does: "paths below the target that the run sees empty", rule: "none lies below another; no patterns", example: "[node_modules]"}),
 	)
 	one := either(mountText, mountOf, object)
 	target := func(m Mount) string { return m.Target }
@@ -67,7 +67,7 @@ func mountMode() shape[bool] {
 // volumes is the list of volumes.
 func volumes() shape[[]Volume] {
 	return listOf(object(func(_ *reader, _ *yaml.Node, _ string, v *Volume) { v.Target = path.Clean(v.Target) },
-		key("name", func(v *Volume) *string { return &v.Name }, text(volumeName), about{required: true, does: "name of the volume, which runs of the same name share", example: "cache"}),
+		key("name", func(v *Volume) *string { return &v.Name }, text(volumeName), about{required: true, does: "name of the volume, which runs of the same name in the same workspace share", example: "cache"}),
 		key("target", func(v *Volume) *string { return &v.Target }, text(absolutePath), about{required: true, does: "where it is in the sandbox", example: "/var/cache/app"}),
 		key("readonly", func(v *Volume) *bool { return &v.ReadOnly }, boolean(), about{does: "whether the run may only read it", fallback: "false", example: "true"}),
 		key("type", func(v *Volume) *string { return &v.Type }, oneOf("bind", "volume"), about{does: "a directory of the home, or a volume of the Docker engine", fallback: "bind", example: "volume"}),
