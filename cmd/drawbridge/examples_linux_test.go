@@ -54,6 +54,14 @@ var examples = map[string]example{
 		env:    []string{"DRAWBRIDGE_KEYRING=file", "EXAMPLE_TOKEN=0123456789abcdef"},
 		prints: []string{"a token of 16 characters: ****************\n"},
 	},
+	"volumes": {
+		prints: []string{"runs so far: 1\n", "private: 0 bytes, open files: 256\n"},
+		after: func(t *testing.T, c *cli, _ string) {
+			if listed := c.must("volumes", "list"); !strings.Contains(listed, "/cache") {
+				t.Errorf("the volumes are\n%s", listed)
+			}
+		},
+	},
 	"ports": {alive: func(t *testing.T, c *cli, id string) {
 		address := fmt.Sprintf("127.0.0.1:%d", c.inspect(id).HostPorts["web"])
 		eventually(t, "an answer at "+address, func() bool {
