@@ -13,8 +13,8 @@
 // Exec and following logs last as long as the caller's context allows.
 //
 // The package imports nothing of the manager. Abilities that not every backend
-// has are further interfaces (ImageManager, ImageBuilder, Dialer), found by a type
-// assertion; differences in degree are values in Capabilities.
+// has are further interfaces (ImageManager, ImageBuilder, ServiceRunner, Dialer), found
+// by a type assertion; differences in degree are values in Capabilities.
 package runtime
 
 import (
@@ -185,7 +185,8 @@ type Spec struct {
 	Volumes   []VolumeMount // of the backend; only for a VolumeManager
 	Ports     []PortConfig
 	Network   NetworkMode
-	Gate      *Gate // nil is no way out
+	Gate      *Gate         // nil is no way out
+	Services  []ServiceSpec // for drivers that are a ServiceRunner; at most MaxServices
 	Resources Resources
 	Ulimits   []Ulimit      // of each process; see CheckUlimits
 	Timeout   time.Duration // from the command's start to its end by the guest; zero is none
@@ -242,6 +243,8 @@ type Description struct {
 	// LogsInPlace says that the sandbox writes Spec.LogDir by itself, with no
 	// process on the host. Otherwise the caller copies what Logs yields.
 	LogsInPlace bool
+	Services    []ServiceDescription
+	NetworkID   string // the backend's identifier of the network of the run's own; empty without one
 }
 
 // Status is a driver's report on one sandbox.

@@ -90,6 +90,9 @@ func check(spec runtime.Spec) error {
 	if err := runtime.CheckUlimits(spec.Ulimits, spec.Resources); err != nil {
 		return err
 	}
+	if err := checkServices(spec.Services); err != nil {
+		return err
+	}
 	names := make(map[string]bool)
 	for _, p := range spec.Ports {
 		if p.ContainerPort < 1 || p.ContainerPort > 65535 || p.HostPort < 0 || p.HostPort > 65535 {
@@ -201,6 +204,7 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 	}
 	if p.network != nil {
 		p.network.joinHost(h)
+		h.ExtraHosts = p.serviceHosts()
 	}
 	return h, nil
 }

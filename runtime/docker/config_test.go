@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -292,7 +293,7 @@ func TestHandleOfAnotherVersionIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := decodeHandle(good); err != nil || *got.Network != *testNetwork {
+	if got, err := decodeHandle(good); err != nil || !reflect.DeepEqual(got.Network, testNetwork) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	part, err := (&handle{Part: runtime.RoleNetwork, Network: testNetwork}).encode()

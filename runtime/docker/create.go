@@ -52,12 +52,10 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 	if err := p.prepare(h); err != nil {
 		return nil, err
 	}
-	if p.needsRelay() {
-		if err := d.makeRelay(ctx, p, &undo); err != nil {
-			return nil, err
-		}
-		h.Network = p.network
+	if err := d.makeNeighbours(ctx, p, &undo); err != nil {
+		return nil, err
 	}
+	h.Network = p.network
 	env, err := d.make(ctx, p, h, &undo)
 	if err != nil {
 		return nil, err
@@ -72,6 +70,28 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 		return nil, err
 	}
 	return encoded, host.WriteFile(h.saved(), h)
+}
+
+// makeNeighbours makes what the sandbox needs beside it, on a network of its own;
+// nothing where it needs neither.
+func (d *Driver) makeNeighbours(ctx context.Context, p *plan, undo *releases) (err error) {
+	if !p.needsRelay() && len(p.spec.Services) == 0 {
+		return nil
+	}
+	if p.network, err = d.makeNetwork(ctx, p, undo); err != nil {
+		return err
+	}
+	if p.needsRelay() {
+		if err := d.makeRelay(ctx, p, undo); err != nil {
+			return err
+		}
+	}
+	for i := range p.spec.Services {
+		if err := d.makeService(ctx, p, i, undo); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // plan finds out everything that the container's configuration depends on.
@@ -89,6 +109,9 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	}
 	if spec.Gate != nil && how.gate.way == wayRelay && spec.Network == runtime.NetworkOpen {
 		return nil, fmt.Errorf("give the sandbox a gate and an open network: %w: %s; ask for one of the two", runtime.ErrUnsupported, how.gate.note)
+	}
+	if err := canServe(f, how, spec); err != nil {
+		return nil, err
 	}
 	user, err := confine.WorkspaceOwner(spec.Workspace)
 	if err != nil {
@@ -249,7 +272,7 @@ func (d *Driver) makeContainer(ctx context.Context, p *plan, c newContainer, und
 	defer cancel()
 	made, err := d.cli.ContainerCreate(call, c.config, c.host, c.network, nil, c.name)
 	if err != nil {
-		return "", d.createFailed(ctx, p, c.name, err)
+		return "", d.createFailed(ctx, p, c, err)
 	}
 	undo.push(func() error { return d.removeAfterwards(ctx, made.ID) })
 	for _, warning := range made.Warnings {
@@ -263,9 +286,9 @@ func (d *Driver) makeContainer(ctx context.Context, p *plan, c newContainer, und
 
 // createFailed turns the engine's refusal into an error, and removes a container
 // that was made although the answer did not arrive.
-func (d *Driver) createFailed(ctx context.Context, p *plan, name string, err error) error {
+func (d *Driver) createFailed(ctx context.Context, p *plan, c newContainer, err error) error {
 	if cerrdefs.IsNotFound(err) {
-		return imageMissing(p.spec.Image, err)
+		return imageMissing(c.config.Image, err)
 	}
 	if cerrdefs.IsInvalidArgument(err) && strings.Contains(err.Error(), "bind source path does not exist") {
 		return fmt.Errorf("%w; the engine at %s has to see the same files as drawbridge: run both on one machine", err, d.cli.DaemonHost())
@@ -277,7 +300,7 @@ func (d *Driver) createFailed(ctx context.Context, p *plan, name string, err err
 	// Whether the engine made it is not known.
 	late, cancel := afterwards(ctx, d.options.CallTimeout)
 	defer cancel()
-	found, err := d.cli.ContainerInspect(late, name)
+	found, err := d.cli.ContainerInspect(late, c.name)
 	if err == nil && found.Config != nil && found.Config.Labels[labelAttempt] == p.attempt {
 		return errors.Join(failed, d.removeAfterwards(ctx, found.ID))
 	}

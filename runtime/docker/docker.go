@@ -86,8 +86,8 @@ type Options struct {
 	ClassicBuilder bool
 }
 
-// Driver implements runtime.Runtime, runtime.ImageManager and
-// runtime.ImageBuilder. All methods are safe for concurrent use.
+// Driver implements runtime.Runtime, runtime.ImageManager, runtime.ImageBuilder and
+// runtime.ServiceRunner. All methods are safe for concurrent use.
 type Driver struct {
 	options Options
 	log     *zap.Logger
@@ -105,10 +105,10 @@ type Driver struct {
 }
 
 var (
-	_ runtime.Runtime      = (*Driver)(nil)
-	_ runtime.ImageManager = (*Driver)(nil)
-	_ runtime.ImageBuilder = (*Driver)(nil)
-
+	_ runtime.Runtime       = (*Driver)(nil)
+	_ runtime.ImageManager  = (*Driver)(nil)
+	_ runtime.ImageBuilder  = (*Driver)(nil)
+	_ runtime.ServiceRunner = (*Driver)(nil)
 	_ runtime.VolumeManager = (*Driver)(nil)
 	_ runtime.DirReleaser   = (*Driver)(nil)
 )

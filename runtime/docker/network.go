@@ -32,7 +32,7 @@ import (
 //
 // It is made before its members and removed after them. All of it carries the labels
 // of the run, so that what a crash leaves between two steps is found by List. Who is
-// on it is the business of other files; today that is a relay (relay.go).
+// on it is the business of other files: a relay (relay.go) and services (service.go).
 
 const (
 	// inhibitAddress keeps the engine from giving the host an address on a
@@ -60,16 +60,30 @@ var subnets = netip.MustParsePrefix("198.18.0.0/15")
 
 // Places of the members in their subnet. The first one is the engine's.
 const (
-	placeRelay   = 2
-	placeSandbox = 3
+	placeRelay    = 2
+	placeSandbox  = 3
+	placeServices = 4 // of the first; the others follow
 )
 
 // ownNetwork is what is known of a run's own network once it has been made. It is
 // part of the run's handle.
 type ownNetwork struct {
-	ID     string       `json:"id"`
-	Subnet netip.Prefix `json:"subnet"`
-	Relay  string       `json:"relay,omitempty"` // container ID
+	ID       string       `json:"id"`
+	Subnet   netip.Prefix `json:"subnet"`
+	Relay    string       `json:"relay,omitempty"` // container ID
+	Services []ownService `json:"services,omitempty"`
+}
+
+// members are the containers on the network, but for the sandbox.
+func (n *ownNetwork) members() []string {
+	var ids []string
+	if n.Relay != "" {
+		ids = append(ids, n.Relay)
+	}
+	for _, s := range n.Services {
+		ids = append(ids, s.ID)
+	}
+	return ids
 }
 
 // address returns the address at a place of the subnet.

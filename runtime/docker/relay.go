@@ -41,12 +41,8 @@ func (n *ownNetwork) relayAddress() netip.AddrPort {
 // needsRelay tells whether the sandbox comes to its gate by a relay.
 func (p *plan) needsRelay() bool { return p.spec.Gate != nil && p.how.gate.way == wayRelay }
 
-// makeRelay makes the network of a run whose sandbox cannot reach the gate's socket,
-// and the relay on it.
-func (d *Driver) makeRelay(ctx context.Context, p *plan, undo *releases) (err error) {
-	if p.network, err = d.makeNetwork(ctx, p, undo); err != nil {
-		return err
-	}
+// makeRelay makes the relay of a run whose sandbox cannot reach the gate's socket.
+func (d *Driver) makeRelay(ctx context.Context, p *plan, undo *releases) error {
 	filter, err := confine.RelayFilterJSON()
 	if err != nil {
 		return fmt.Errorf("encode the seccomp filter of the relay: %w", err)
@@ -118,7 +114,7 @@ func (d *Driver) awaitStopped(ctx context.Context, id string) error {
 
 // gateAddress is what the guest is told of a relay; empty without one.
 func (p *plan) gateAddress() string {
-	if p.network == nil {
+	if p.network == nil || p.network.Relay == "" {
 		return ""
 	}
 	return p.network.relayAddress().String()

@@ -33,7 +33,7 @@ func (d *Driver) Remove(ctx context.Context, rh runtime.Handle) error {
 func (d *Driver) remove(ctx context.Context, h *handle) error {
 	containers := []string{h.ID}
 	if h.Network != nil {
-		containers = append(containers, h.Network.Relay)
+		containers = append(containers, h.Network.members()...)
 	}
 	for _, id := range containers {
 		if id == "" {

@@ -57,7 +57,7 @@ func (d *Driver) Start(ctx context.Context, rh runtime.Handle, opts runtime.Star
 			return fmt.Errorf("start the command of %s: %w", h.Run, confine.CannotMap(h.Mapped, err))
 		}
 	}
-	if h.Network != nil {
+	if h.Network != nil && h.Network.Relay != "" {
 		err = d.startSidecar(ctx, h.Run, h.Network.Relay)
 	}
 	switch {

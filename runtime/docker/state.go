@@ -59,7 +59,11 @@ func (d *Driver) Describe(rh runtime.Handle) (runtime.Description, error) {
 }
 
 func (h *handle) describe() runtime.Description {
-	return runtime.Description{Isolation: h.Isolation, Note: h.Note, BackendID: h.ID, LogsInPlace: h.Mode == modeDirect}
+	about := runtime.Description{Isolation: h.Isolation, Note: h.Note, BackendID: h.ID, LogsInPlace: h.Mode == modeDirect}
+	if h.Network != nil {
+		about.NetworkID, about.Services = h.Network.ID, h.Network.describeServices()
+	}
+	return about
 }
 
 // Recover reports on a sandbox.

@@ -45,7 +45,7 @@ func (d *Driver) Wait(ctx context.Context, rh runtime.Handle) (runtime.Exit, err
 			}
 		})
 	}
-	if h.Network != nil {
+	if h.Network != nil && h.Network.Relay != "" {
 		watchers.Go(func() { d.keepRelay(watch, h) })
 	}
 	stopped := make(chan error, 1)

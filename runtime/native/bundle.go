@@ -46,6 +46,8 @@ func check(spec runtime.Spec) error {
 		return errUnsupported("mount the volume "+spec.Volumes[0].Name, "use a directory of the host")
 	case len(spec.Ports) > 0:
 		return errUnsupported("publish ports of the sandbox", "use the docker runtime, or publish none")
+	case len(spec.Services) > 0:
+		return errUnsupported("put services beside the sandbox", "use the docker runtime, or none")
 	}
 	for _, m := range spec.Mounts {
 		if !filepath.IsAbs(m.Source) || !path.IsAbs(m.Target) {

@@ -79,18 +79,19 @@ func ImportImage(ctx context.Context, cli *client.Client) (string, error) {
 	}
 	sum := sha256.Sum256(layer)
 	ref := imageRepo + ":busybox-" + hex.EncodeToString(sum[:6])
-	err = locked("image", func(string) error {
+	return ref, importLayer(ctx, cli, ref, layer, []string{"ENV PATH=/usr/local/bin:/bin DRAWBRIDGE_IMAGE_ENV=kept", `ENTRYPOINT ["/bin/false"]`})
+}
+
+// importLayer puts an image of one layer into an engine that does not have it.
+func importLayer(ctx context.Context, cli *client.Client, ref string, layer []byte, changes []string) error {
+	err := locked("image", func(string) error {
 		_, err := cli.ImageInspect(ctx, ref)
 		if err == nil || !cerrdefs.IsNotFound(err) {
 			return err
 		}
 		progress, err := cli.ImageImport(ctx, image.ImportSource{Source: bytes.NewReader(layer), SourceName: "-"}, ref, image.ImportOptions{
-			Message: "busybox for tests",
-			Changes: []string{
-				"LABEL " + ImageLabel + "=image",
-				"ENV PATH=/usr/local/bin:/bin DRAWBRIDGE_IMAGE_ENV=kept",
-				`ENTRYPOINT ["/bin/false"]`,
-			},
+			Message: "for tests",
+			Changes: append([]string{"LABEL " + ImageLabel + "=image"}, changes...),
 		})
 		if err != nil {
 			return err
@@ -100,9 +101,9 @@ func ImportImage(ctx context.Context, cli *client.Client) (string, error) {
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("import %s into the engine: %w", ref, err)
+		return fmt.Errorf("import %s into the engine: %w", ref, err)
 	}
-	return ref, nil
+	return nil
 }
 
 // Busybox returns the path of a statically linked busybox on this machine. Where

@@ -1,0 +1,68 @@
+package runtime
+
+import (
+	"context"
+	"net/netip"
+)
+
+// RoleService is the value of LabelRole of a service.
+const RoleService = "service"
+
+// LabelService is the label of a service that has its name.
+const LabelService = "drawbridge.service"
+
+// Limits of services that a ServiceSpec does not set.
+const (
+	DefaultServiceMemoryBytes = 1 << 30 // bytes
+	// MaxServices is how many a sandbox may have.
+	MaxServices = 8
+)
+
+// ServiceSpec is one service: a server in a container of its own, on a network with
+// the sandbox and with nobody else.
+type ServiceSpec struct {
+	Name        string // unique within the run; the sandbox finds it by this host name
+	Image       string
+	User        string   // of the image; empty is the one that the image names
+	Command     []string // instead of the image's CMD; its ENTRYPOINT is kept
+	Env         []string // KEY=VALUE, added to the image's; the engine keeps them with the container
+	Port        uint16   // TCP
+	MemoryBytes int64    // zero is DefaultServiceMemoryBytes
+}
+
+// ServiceDescription is what stays the same about a service from Create to Remove.
+type ServiceDescription struct {
+	Name      string
+	BackendID string
+	Address   netip.AddrPort // in the run's network; nobody else gets there
+}
+
+// ServiceExit is how a service ended.
+type ServiceExit struct {
+	Code      int
+	OOMKilled bool // something in it was killed for want of memory
+}
+
+// ServiceRunner is implemented by drivers that put services beside a sandbox. These
+// are part of the sandbox: Create makes those of Spec.Services, which Description
+// then tells, List finds them, and Remove removes them and what they have stored.
+// The methods fail with an error that matches ErrNotFound where the sandbox has no
+// such service, or it is gone.
+type ServiceRunner interface {
+	// StartServices starts those that do not run, in any order. It is called
+	// before Start, and returns without waiting for them to serve.
+	StartServices(ctx context.Context, h Handle) error
+	// ExecService runs a command in a service, with its variables and as its user,
+	// and returns the exit code with the end of what was printed. The error matches
+	// ErrConflict where the service does not run. When ctx ends, the command is
+	// left to itself.
+	ExecService(ctx context.Context, h Handle, name string, command []string) (code int, output string, err error)
+	// ServiceLog returns the last lines that a service printed, oldest first, also
+	// after its end.
+	ServiceLog(ctx context.Context, h Handle, name string, lines int) ([]string, error)
+	// WaitService returns when a service that was started has ended.
+	WaitService(ctx context.Context, h Handle, name string) (ServiceExit, error)
+	// StopServices ends all services of a sandbox that is kept. It is nil for those
+	// that have ended.
+	StopServices(ctx context.Context, h Handle) error
+}
