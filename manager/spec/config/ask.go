@@ -20,13 +20,14 @@ const (
 	AllowPermissive Permission = "permissive" // any host on the Internet
 	AllowHost       Permission = "host"       // services of this machine and of its network
 	AllowPorts      Permission = "ports"      // ports of this machine that lead into the sandbox
+	AllowServices   Permission = "services"   // containers beside the run, from images of a registry
 	AllowSecrets    Permission = "secrets"    // secrets of a store, in the run's environment
 	AllowSessions   Permission = "sessions"   // what agents did in other projects
 )
 
 // Permissions lists them all.
 var Permissions = []Permission{
-	AllowGrants, AllowMounts, AllowPrivileged, AllowBuild, AllowDocker, AllowPermissive, AllowHost, AllowPorts, AllowSecrets, AllowSessions,
+	AllowGrants, AllowMounts, AllowPrivileged, AllowBuild, AllowDocker, AllowPermissive, AllowHost, AllowPorts, AllowServices, AllowSecrets, AllowSessions,
 }
 
 // Ask is one thing that needs the person's permission.
@@ -81,6 +82,9 @@ func (a *asker) access() {
 		case "docker:dind":
 			a.add(AllowPrivileged, item("dependencies", i), "have a privileged sandbox")
 		}
+		if name := nameOf(d); isService(name) {
+			a.add(AllowServices, item("dependencies", i), "start the service %s beside the run, from %s", name, imageOf(c, name))
+		}
 	}
 	if c.Hooks.PostBuildRoot != "" {
 		a.add(AllowBuild, "hooks.post_build_root", "run a script as root while the image is built")
@@ -91,6 +95,14 @@ func (a *asker) access() {
 	if c.Sandbox == "none" {
 		a.add(AllowPrivileged, "sandbox", "run without gVisor")
 	}
+}
+
+// imageOf says which image a service is of.
+func imageOf(c *Config, service string) string {
+	if image := c.Services[service].Image; image != "" {
+		return "the image " + image
+	}
+	return "its official image"
 }
 
 // storage asks for directories of this machine.

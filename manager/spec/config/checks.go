@@ -48,13 +48,16 @@ func checkDocker(r *reader, c *Config) {
 	}
 }
 
+// nameOf returns a dependency without its version.
+func nameOf(dependency string) string {
+	name, _, _ := strings.Cut(dependency, "@")
+	return name
+}
+
 func checkServices(r *reader, c *Config) {
 	for _, name := range sortedKeys(c.Services) {
 		at := below("services", name)
-		declared := slices.ContainsFunc(c.Dependencies, func(d string) bool {
-			base, _, _ := strings.Cut(d, "@")
-			return base == name
-		})
+		declared := slices.ContainsFunc(c.Dependencies, func(d string) bool { return nameOf(d) == name })
 		if !declared {
 			r.failKey(c, at, "add "+name+" to dependencies", "the service is not among the dependencies")
 		}

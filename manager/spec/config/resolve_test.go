@@ -130,7 +130,8 @@ func TestAsksNameWhatNeedsPermission(t *testing.T) {
 	c := parsed(t, `name: x
 grants: [github]
 secrets: {KEY: op://a/b/c}
-dependencies: [node, docker:host]
+dependencies: [node, docker:host, postgres@17, redis]
+services: {redis: {image: "valkey/valkey:8"}}
 sandbox: none
 hooks: {post_build_root: apt-get update, post_build: "true", pre_run: make}
 mounts:

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"slices"
 	"strconv"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -136,13 +138,18 @@ func ulimit() shape[Ulimit] {
 	)
 }
 
-var serviceName = textRule{pattern: `^(postgres|mysql|redis|ministack|ollama)$`, want: "postgres, mysql, redis, ministack or ollama"}
+// serviceNames are the dependencies that are services.
+var serviceNames = []string{"postgres", "mysql", "redis", "ministack", "ollama"}
+
+func isService(name string) bool { return slices.Contains(serviceNames, name) }
+
+var serviceName = textRule{pattern: "^(" + strings.Join(serviceNames, "|") + ")$", want: "postgres, mysql, redis, ministack or ollama"}
 
 func service() shape[Service] {
 	return object(nil,
 		key("env", func(s *Service) *map[string]string { return &s.Env }, mapOf("VARIABLE", envName, orEmpty(text(envValue))), about{
 			does: "variables of the service's environment", example: "{POSTGRES_DB: app}"}),
-		key("image", func(s *Service) *string { return &s.Image }, text(imageRef), about{does: "image of the service", example: "postgres:17"}),
+		key("image", func(s *Service) *string { return &s.Image }, text(imageRef), about{does: "image of the service, made like the official one", example: "postgres:17"}),
 		key("wait", func(s *Service) **bool { return &s.Wait }, choice(), about{does: "whether the run starts only when the service is ready", fallback: "true", example: "false"}),
 		key("memory", func(s *Service) *int64 { return &s.Memory }, integer[int64](bounds{low: 16, high: 1 << 24, zero: true, unit: "MiB"}), about{does: "memory limit in MiB", rule: "0, or 16 and more", example: "2048"}),
 		key("models", func(s *Service) *[]string { return &s.Models }, listOf(text(modelName), nil), about{does: "models that ollama fetches", rule: "for ollama only", example: "[qwen2.5-coder:7b]"}),

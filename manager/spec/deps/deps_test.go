@@ -143,7 +143,11 @@ func TestResolveChoosesVersionsAndAddsWhatIsNeeded(t *testing.T) {
 		}
 	}
 	p := plan(t, "redis@6", "postgres", "docker:dind")
-	if diff := cmp.Diff([]Service{{"postgres", "postgres:17"}, {"redis", "redis:6"}}, p.Services); diff != "" || p.Docker != DockerModeDind {
+	var services []string
+	for _, s := range p.Services {
+		services = append(services, s.Name+" "+s.Image)
+	}
+	if diff := cmp.Diff([]string{"postgres postgres:17", "redis redis:6"}, services); diff != "" || p.Docker != DockerModeDind {
 		t.Errorf("docker %q, services: %s", p.Docker, diff)
 	}
 	if !plan(t, "postgres").Empty() || plan(t, "git").Empty() {
@@ -274,7 +278,7 @@ func TestOrderOfTheListDoesNotMatter(t *testing.T) {
 		first := plan(t, some...)
 		random.Shuffle(len(some), func(i, j int) { some[i], some[j] = some[j], some[i] })
 		second := plan(t, some...)
-		if diff := cmp.Diff(first, second, cmpopts.IgnoreUnexported(Item{})); diff != "" {
+		if diff := cmp.Diff(first, second, cmpopts.IgnoreUnexported(Item{}, Service{})); diff != "" {
 			t.Fatalf("%q (-first +second):\n%s", some, diff)
 		}
 		one, other := recipe(t, first), recipe(t, second)

@@ -3,6 +3,7 @@ package deps
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -35,8 +36,8 @@ const referenceHead = `# Dependencies of runs
 <!-- Generated from the table of package deps by: go test ./manager/spec/deps -run TestReference -update. Do not edit. -->
 
 What a run needs beyond its base image is a list of names, in any order, from which one image is
-made: ` + "`dependencies` of `create_run` and of `moat.yaml`, and `run --dependency`" + `. Runs have no services and no Docker
-yet.
+made: ` + "`dependencies` of `create_run` and of `moat.yaml`, and `run --dependency`" + `. Some of the names are
+[services](services.md), which are containers beside the sandbox. Runs have no Docker yet.
 
 | written as | |
 | --- | --- |
@@ -79,11 +80,39 @@ func referencePage() string {
 	for _, e := range ofKind(TypeMeta) {
 		fmt.Fprintf(&b, "| `%s` | %s |\n", e.name, code(e.requires))
 	}
-	b.WriteString("\n## Services\n\nContainers beside the sandbox. Their names are known, but no runtime starts them yet.\n\n| name | image | versions, default first |\n| --- | --- | --- |\n")
-	for _, e := range ofKind(TypeService) {
-		fmt.Fprintf(&b, "| `%s` | `%s` | %s |\n", e.name, e.image, versionsOf(e))
-	}
+	writeServices(&b)
 	return b.String()
+}
+
+// writeServices writes what is known of services.
+func writeServices(b *strings.Builder) {
+	b.WriteString("\n## Services\n\nContainers beside the sandbox; [services](services.md) says how they are used.\n\n")
+	b.WriteString("| name | image | versions, default first | port | as user | memory | URL for the run | set in its container |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
+	for _, e := range ofKind(TypeService) {
+		s, _ := LookupService(e.name)
+		const secret = "PASSWORD"
+		env := s.ContainerEnv(nil, secret)
+		var url string
+		for _, v := range s.RunEnv(env) {
+			if name, value, _ := strings.Cut(v, "="); name == s.Prefix()+"URL" {
+				url = value
+			}
+		}
+		var set []string
+		for _, name := range slices.Sorted(maps.Keys(env)) {
+			set = append(set, name+"="+env[name])
+		}
+		user := s.User
+		if user == "" {
+			user = "that of the image"
+		}
+		fmt.Fprintf(b, "| `%s` | `%s` | %s | %d | %s | %d MiB | `%s` | %s |\n", e.name, e.image, versionsOf(e), s.Port, user, s.MemoryBytes>>20, url, code(set))
+	}
+	b.WriteString("\nA service is ready when this succeeds in its container:\n\n| name | command | within |\n| --- | --- | --- |\n")
+	for _, e := range ofKind(TypeService) {
+		s, _ := LookupService(e.name)
+		fmt.Fprintf(b, "| `%s` | `%s` | %v |\n", e.name, strings.Join(s.Ready, " "), s.ReadyWithin)
+	}
 }
 
 func ofKind(kind Type) []*entry {

@@ -18,12 +18,6 @@ type Item struct {
 	entry  *entry
 }
 
-// Service is a container that a run needs beside its sandbox.
-type Service struct {
-	Name  string
-	Image string
-}
-
 // Plan is what a list of dependencies amounts to.
 type Plan struct {
 	// Items go into the image, each after all that it needs.
@@ -126,7 +120,9 @@ func (r *resolution) plan() *Plan {
 	var sorted []*Item
 	for _, item := range r.wanted {
 		if item.entry.kind == TypeService {
-			p.Services = append(p.Services, Service{Name: item.Name, Image: item.entry.image + ":" + item.Version})
+			s := services[item.Name]
+			s.Name, s.Image = item.Name, item.entry.image+":"+item.Version
+			p.Services = append(p.Services, s)
 			continue
 		}
 		sorted = append(sorted, item)

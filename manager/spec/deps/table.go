@@ -162,7 +162,7 @@ var packages = []*entry{
 	fromPyPI("ruff", "0.17.5"),
 }
 
-// groups are names for several others, and services.
+// groups are names for several others, and services (see service.go for how these are run).
 var groups = []*entry{
 	{name: "cli-essentials", kind: TypeMeta, requires: []string{"bat", "fd", "fzf", "jq", "ripgrep"}},
 	{name: "go-extras", kind: TypeMeta, requires: []string{"gofumpt", "golangci-lint", "gopls", "govulncheck"}},
