@@ -194,6 +194,9 @@ func (m *Manager) contextOf(c *creation) agent.Context {
 		context.Network = agent.NetworkStrict
 	}
 	context.Secrets = slices.Sorted(maps.Keys(c.opts.Secrets))
+	for _, s := range c.opts.services {
+		context.Services = append(context.Services, agent.Service{Name: s.Name, Address: fmt.Sprintf("%s:%d", s.Name, s.Port), Variables: s.Prefix() + "*"})
+	}
 	for _, name := range c.opts.Grants {
 		context.Grants = append(context.Grants, agent.Granted{Name: name})
 	}

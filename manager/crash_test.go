@@ -18,13 +18,14 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // The steps at which a process can fail or be killed. A test checks that the
 // lists are complete.
 var (
-	createStepNames = []string{"create: record the run", "create: make the run's directory", "create: fetch the secrets", "create: make its volumes", "create: register with the gate", "create: stage the agent", "create: make the sandbox", "create: publish the run"}
+	createStepNames = []string{"create: record the run", "create: make the run's directory", "create: fetch the secrets", "create: make its volumes", "create: register with the gate", "create: stage the agent", "create: get the images of services", "create: make the sandbox", "create: publish the run"}
 	startStepNames  = []string{"start: take the lease", "start: start the sandbox", "start: record that it runs"}
 	finishStepNames = []string{"finish: record the end", "finish: release the sandbox"}
 	eraseStepNames  = []string{"destroy: mark the run", "destroy: remove the sandbox", "destroy: close the gate", "destroy: remove the directory", "destroy: remove the row"}
@@ -127,6 +128,8 @@ const (
 	crashImage = "DRAWBRIDGE_TEST_CRASH_IMAGE"
 	crashGuest = "DRAWBRIDGE_TEST_CRASH_GUEST"
 	crashCmd   = "DRAWBRIDGE_TEST_CRASH_COMMAND"
+	// crashService is the image of a redis that the run has; empty is none.
+	crashService = "DRAWBRIDGE_TEST_CRASH_SERVICE"
 )
 
 // testDaemon is the first argument of a process that is the daemon of a home.
@@ -163,7 +166,11 @@ func crash(home string) {
 		return nil
 	}
 	ctx := context.Background()
-	run, err := m.Create(ctx, Options{Name: "victim", Secrets: map[string]string{"SECRET": "env://PATH"}, Cmd: shell(os.Getenv(crashCmd))})
+	wanted := Options{Name: "victim", Secrets: map[string]string{"SECRET": "env://PATH"}, Cmd: shell(os.Getenv(crashCmd))}
+	if image := os.Getenv(crashService); image != "" {
+		wanted.Dependencies, wanted.Services = []string{"redis"}, map[string]config.Service{"redis": {Image: image}}
+	}
+	run, err := m.Create(ctx, wanted)
 	check(err)
 	check(m.Start(ctx, run.ID, StartOptions{}))
 	fmt.Println(run.ID)

@@ -41,6 +41,7 @@ var createSteps = []struct {
 	{"make its volumes", (*Manager).makeVolumes},
 	{"register with the gate", (*Manager).registerGate},
 	{"stage the agent", (*Manager).stageAgent},
+	{"get the images of services", (*Manager).getServiceImages},
 	{"make the sandbox", (*Manager).makeSandbox},
 	{"publish the run", (*Manager).publishRun},
 }
@@ -50,6 +51,9 @@ var createSteps = []struct {
 // repeated call returns the run of the first one with Replayed set.
 func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	err := m.permitPorts(opts)
+	if err == nil {
+		err = m.permitServices(opts)
+	}
 	if err == nil {
 		opts, err = m.withProject(ctx, opts)
 	}
@@ -191,11 +195,12 @@ func createHash(opts Options) string {
 		Mounts                                   []runtime.MountConfig
 		Volumes                                  []VolumeMount
 		Ulimits                                  []runtime.Ulimit
+		Services                                 []serviceWish `json:",omitempty"`
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
 		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
-		opts.Mounts, opts.Volumes, opts.Ulimits,
+		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services,
 	})
 }
 
@@ -267,7 +272,12 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 		row.BackendID = made.BackendID
 		row.Isolation = string(made.Isolation)
 		row.IsolationNote = made.Note
-		_ = changeMeta(row, func(mt *meta) { mt.Gate = c.gate }) // recordRun wrote it
+		_ = changeMeta(row, func(mt *meta) { // recordRun wrote it
+			mt.Gate, mt.NetworkID = c.gate, made.NetworkID
+			if len(made.Services) > 0 {
+				mt.Services = serviceMetas(made)
+			}
+		})
 	})
 	if err != nil {
 		return err

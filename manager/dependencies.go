@@ -22,7 +22,7 @@ var nativePath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/us
 func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, error) {
 	wanted := opts.Dependencies
 	opts.Dependencies = nil
-	if len(wanted) == 0 {
+	if len(wanted) == 0 && len(opts.Services) == 0 {
 		return opts, nil
 	}
 	list, err := deps.Parse(wanted)
@@ -33,11 +33,13 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 	switch {
 	case err != nil:
 		return opts, failf(CodeInvalidArgument, "docs/dependencies-of-runs.md lists what there is", "%v", err)
+	case unwanted(plan, opts.Services) != "":
+		name := unwanted(plan, opts.Services)
+		return opts, failf(CodeInvalidArgument, "add "+name+" to the dependencies", "there are settings of the service %s, which is not among the dependencies", name)
 	case plan.Docker != "":
 		return opts, failf(CodeUnsupported, "leave docker:"+string(plan.Docker)+" out", "this build gives runs no Docker engine")
-	case len(plan.Services) > 0:
-		return opts, failf(CodeUnsupported, "leave "+plan.Services[0].Name+" out", "this build starts no services beside runs")
-	case plan.Empty():
+	}
+	if plan.Empty() && len(plan.Services) == 0 {
 		return opts, nil
 	}
 	kind := opts.Runtime
@@ -46,6 +48,9 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 	}
 	driver, err := m.drivers.get(kind)
 	if err != nil {
+		return opts, err
+	}
+	if opts, err = m.withServices(driver, plan, opts); err != nil || plan.Empty() {
 		return opts, err
 	}
 	if builder, builds := driver.(runtime.ImageBuilder); builds {

@@ -21,7 +21,6 @@ func TestDependenciesThatCannotBeHad(t *testing.T) {
 		"unknown":      {[]string{"nodee"}, CodeInvalidArgument, "node"},
 		"no version":   {[]string{"node@"}, CodeInvalidArgument, "node@"},
 		"an engine":    {[]string{"docker:dind"}, CodeUnsupported, "Docker engine"},
-		"a service":    {[]string{"postgres"}, CodeUnsupported, "services"},
 		"two versions": {[]string{"node@20", "node@22"}, CodeInvalidArgument, "node"},
 	} {
 		run, err := m.Create(t.Context(), Options{Dependencies: tt.list})

@@ -34,6 +34,7 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 	if err := m.forgetSecrets(id); err != nil {
 		m.log.Warn("removing the secrets of an ended run failed; they go with its directory", zap.String("run", id), zap.Error(err))
 	}
+	m.stopServices(ctx, id)
 	if err := m.step("finish: record the end"); err != nil {
 		return err
 	}
@@ -42,6 +43,7 @@ func (m *Manager) finish(ctx context.Context, id string, end ending) error {
 		_ = changeMeta(row, func(mt *meta) {
 			mt.Unconfirmed, mt.Requested, mt.Report = "", requested, report
 			mt.HostPorts, mt.PortsNote = nil, ""
+			mt.endServices()
 		})
 	})
 	if notActive(err) || errors.Is(err, storage.ErrNotFound) {

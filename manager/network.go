@@ -207,8 +207,8 @@ func (m *Manager) Grants(ctx context.Context) ([]Grant, error) {
 }
 
 // gateEnv points programs at the gate, each in its own way. What a run sets itself
-// wins.
-var gateEnv = func() []string {
+// wins. Services are asked directly: the gate does not reach them.
+func gateEnv(services []string) []string {
 	proxyURL := "http://" + runtime.GateAddress
 	bundle := runtime.GateDir + "/" + daemon.BundleFile
 	env := []string{
@@ -224,18 +224,18 @@ var gateEnv = func() []string {
 	java := []string{
 		"-Djavax.net.ssl.trustStore=" + runtime.GateDir + "/" + daemon.TrustStoreFile,
 		"-Djavax.net.ssl.trustStoreType=PKCS12", "-Djavax.net.ssl.trustStorePassword=" + daemon.TrustStorePassword,
-		"-Dhttp.nonProxyHosts=localhost|127.*|[::1]",
+		"-Dhttp.nonProxyHosts=" + strings.Join(append([]string{"localhost", "127.*", "[::1]"}, services...), "|"),
 		"-Dhttp.proxyHost=" + host, "-Dhttp.proxyPort=" + port, "-Dhttps.proxyHost=" + host, "-Dhttps.proxyPort=" + port,
 	}
 	env = append(env, "JAVA_TOOL_OPTIONS="+strings.Join(java, " "))
 	for _, name := range []string{"NO_PROXY", "no_proxy"} {
-		env = append(env, name+"=localhost,127.0.0.1,::1")
+		env = append(env, name+"="+strings.Join(append([]string{"localhost", "127.0.0.1", "::1"}, services...), ","))
 	}
 	for _, name := range []string{"SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "PIP_CERT", "AWS_CA_BUNDLE", "CARGO_HTTP_CAINFO", "DENO_CERT"} {
 		env = append(env, name+"="+bundle)
 	}
 	return env
-}()
+}
 
 // registerGate has the gate serve the run, before anything of it exists that could
 // send a request.
@@ -261,7 +261,7 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 	}
 	c.gate = &gateState{Token: got.Token, Commit: got.Commit, SSHKeys: got.SSHKeys, AWS: got.AWS}
 	c.spec.Gate = &runtime.Gate{Dir: store.GateDir(), Token: got.Token}
-	c.spec.Env = slices.Concat(gateEnv, got.Env, c.spec.Env)
+	c.spec.Env = slices.Concat(gateEnv(serviceNames(c.spec.Services)), got.Env, c.spec.Env)
 	return nil
 }
 

@@ -77,6 +77,9 @@ type ManagerOptions struct {
 	// engineStreams makes the Docker driver carry everything over the
 	// engine. It exists for tests of what other engines need.
 	engineStreams bool
+	// serviceWait is the least time that services have to get ready. It exists for
+	// tests on machines with much else to do.
+	serviceWait time.Duration
 }
 
 // Limits of a Manager and of what callers may ask of it.
@@ -124,6 +127,8 @@ type Options struct {
 	// references; see package secret. A variable in Env is not fetched. Everything in the
 	// run can read them; what it prints is masked.
 	Secrets map[string]string
+	// Services are settings of services that are among Dependencies, by their names.
+	Services map[string]config.Service
 	// PreRun is a script for the sandbox's shell that runs in the workspace before
 	// the command, which does not run if it fails.
 	PreRun string
@@ -152,6 +157,8 @@ type Options struct {
 	// Progress, if set, is told what Create is doing, e.g. pulling an image.
 	// It is called from Create's own goroutine.
 	Progress func(message string)
+
+	services []serviceWish // of Dependencies, as they were resolved
 }
 
 // StartOptions configures a start.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,6 +86,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		return fail(failf(CodeInvalidArgument, "", "%v", err))
 	}
 	tty := opts.TTY
+	services, serviceEnv := serviceWorld(opts.services)
 	row := storage.RunRow{
 		ID: id, Name: opts.Name, State: string(StateCreated),
 		Workspace: workspace, Image: opts.Image, Runtime: string(kind),
@@ -94,13 +96,13 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		Spec: encode(spec{
 			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Agent: opts.Agent, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), Secrets: opts.Secrets, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
 			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
-			Exclude: exclude, Volumes: opts.Volumes,
+			Exclude: exclude, Volumes: opts.Volumes, Services: serviceSpecs(opts.services),
 		}),
 	}
 	return row, runtime.Spec{
 		ID: id, Home: runtime.HomeHash(m.opts.Home),
-		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Exclude: exclude, Ulimits: opts.Ulimits, Env: m.withToolPath(kind, opts.Image, opts.Env), Workspace: workspace,
-		Network: runtime.NetworkNone, Resources: limits,
+		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Exclude: exclude, Ulimits: opts.Ulimits, Env: m.withToolPath(kind, opts.Image, slices.Concat(serviceEnv, opts.Env)), Workspace: workspace,
+		Network: runtime.NetworkNone, Services: services, Resources: limits,
 		Timeout: opts.Timeout, Grace: opts.StopGrace,
 		Interactive: row.Interactive, TTY: tty, Rows: opts.Rows, Cols: opts.Cols,
 	}, nil

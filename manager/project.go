@@ -27,7 +27,8 @@ type configKey struct {
 // configKeys are the keys that new runs honour. Whatever else a Config says is
 // refused. An option that the caller has set wins over the Config.
 var configKeys = []configKey{
-	{"dependencies", "without docker and services", takeDependencies},
+	{"dependencies", "without docker", takeDependencies},
+	{"services", "without models", takeServices},
 	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
 	{"mcp", "without policy", takeMCP},
 	{"mounts", "", takeMounts},

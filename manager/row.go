@@ -42,6 +42,7 @@ type spec struct {
 	OwnedSpace bool              `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
 	Exclude    []string          `json:"exclude,omitempty"`         // below the workspace
 	Volumes    []VolumeMount     `json:"volumes,omitempty"`
+	Services   []serviceSpec     `json:"services,omitempty"`
 }
 
 // meta is the part of a run that changes and that no query needs, as it is
@@ -52,6 +53,9 @@ type meta struct {
 	Gate      *gateState      `json:"gate,omitempty"`
 	Requested *NetworkSummary `json:"requested,omitempty"` // once the run has ended
 	Report    *agent.Report   `json:"report,omitempty"`    // of the agent, once the run has ended
+	// NetworkID is the backend's identifier of the network of the run's own.
+	NetworkID string                 `json:"network_id,omitempty"`
+	Services  map[string]serviceMeta `json:"services,omitempty"` // by their names
 	// Unconfirmed says why State may be out of date; empty if it is not.
 	Unconfirmed string `json:"unconfirmed,omitempty"`
 }
@@ -182,6 +186,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		Store:          m.store.RunStore(row.ID),
 		store:          m.store,
 	}
+	run.servicesOf(row, &sp, &mt)
 	if sp.Agent != "" {
 		run.Agent, run.Report = sp.Agent, m.reportOf(row.ID, sp.Agent, mt.Report)
 		if run.Report != nil && run.Report.Session != "" {

@@ -101,7 +101,11 @@ type Run struct {
 	CodexConfigTempDir    string
 	GeminiConfigTempDir   string
 
-	// Sidecars. All empty for a run without services.
+	// Services are the servers beside the sandbox, sorted by their names; none for
+	// most runs. The other three are the backend's identifiers of what is beside the
+	// sandbox, and empty once that is removed. NetworkID is set also where the run
+	// reaches its gate by a network of its own.
+	Services            []Service
 	BuildkitContainerID string
 	NetworkID           string
 	ServiceContainers   map[string]string // service name to container ID

@@ -109,6 +109,9 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 	if err := m.ensureGate(ctx, row); err != nil {
 		return m.failStart(ctx, driver, row, err)
 	}
+	if err := m.startServices(ctx, driver, row); err != nil {
+		return m.failStart(ctx, driver, row, err)
+	}
 	secrets, err := m.secretsOf(ctx, &row)
 	if err != nil {
 		return m.failStart(ctx, driver, row, err)
@@ -187,6 +190,9 @@ func notStartable(err error) error {
 func (m *Manager) failStart(ctx context.Context, driver runtime.Runtime, row storage.RunRow, cause error) error {
 	m.log.Info("run could not be started", zap.String("run", row.ID), zap.Error(cause))
 	end := ending{reason: EndSetupFailed, message: cause.Error(), at: time.Now()}
+	if errors.Is(cause, errStopRequested) {
+		end.reason = EndStopRequested
+	}
 	if errors.Is(cause, runtime.ErrCommand) {
 		// The guest has recorded a code that tells a command which is not
 		// there from one that cannot be executed. The sandbox may still be on

@@ -209,6 +209,7 @@ func (m *Manager) awaitExit(ctx context.Context, driver runtime.Runtime, row sto
 	if State(row.State) == StateStopping {
 		helpers.Go(func() { m.stopSandbox(ctx, driver, row, 0) })
 	}
+	helpers.Go(func() { m.watchServices(ctx, driver, row) })
 	if !row.Deadline.IsZero() {
 		helpers.Go(func() { m.enforceDeadline(ctx, driver, row) })
 	}

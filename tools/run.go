@@ -74,6 +74,13 @@ var runFields = append(slices.Clip(rowFields), []Field{
 		{Name: "port", Type: "integer", Description: "TCP port in the sandbox."},
 		{Name: "address", Type: "string", Optional: true, Description: "Where it is reached on the host, as ADDRESS:PORT, from the start of the run to its end."},
 	}},
+	{Name: "services", Type: "array", Optional: true, Description: "Servers beside its sandbox, which it alone reaches.", Fields: []Field{
+		{Name: "name", Type: "string", Description: "Name of the service, and its host name in the sandbox."},
+		{Name: "state", Type: "string", Description: "How it is doing.", Enum: []string{string(manager.ServiceCreated), string(manager.ServiceStarted), string(manager.ServiceReady), string(manager.ServiceExited), string(manager.ServiceStopped)}},
+		{Name: "address", Type: "string", Description: "Where the sandbox reaches it, as HOST:PORT."},
+		{Name: "image", Type: "string", Description: "Its image."},
+		{Name: "note", Type: "string", Optional: true, Description: "How it ended before its run."},
+	}},
 	{Name: "ports_note", Type: "string", Optional: true, Description: "Which addresses are others than they were, and why."},
 }...)
 
@@ -193,6 +200,21 @@ func (a *answer) Run(name string, run *manager.Run) {
 			a.Decimal("cpus", run.CPUs)
 		}
 		a.ports(run)
+		a.services(run)
+	})
+}
+
+func (a *answer) services(run *manager.Run) {
+	if len(run.Services) == 0 {
+		return
+	}
+	a.List("services", len(run.Services), func(i int) {
+		s := run.Services[i]
+		a.String("name", s.Name)
+		a.String("state", string(s.State))
+		a.String("address", s.Address)
+		a.String("image", s.Image)
+		a.StringIf("note", s.Note)
 	})
 }
 

@@ -121,6 +121,9 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	f.add("requested", requestedText(r))
 	f.add("ports", portsText(r))
 	f.add("ports note", r.PortsNote)
+	for _, s := range r.Services {
+		f.add("service", serviceText(s))
+	}
 	f.add("input", inputText(r))
 	f.add("limits", fmt.Sprintf("%s memory, %g CPUs, %d processes", bytesText(r.MemoryBytes), r.CPUs, r.PidsLimit))
 	if usage != nil {
@@ -200,6 +203,14 @@ func portsText(r *manager.Run) string {
 		ports = append(ports, text)
 	}
 	return strings.Join(ports, ", ")
+}
+
+func serviceText(s manager.Service) string {
+	text := fmt.Sprintf("%s at %s, %s: %s", s.Name, s.Address, s.Image, s.State)
+	if s.Note != "" {
+		text += " (" + s.Note + ")"
+	}
+	return text
 }
 
 func inputText(r *manager.Run) string {

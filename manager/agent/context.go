@@ -49,8 +49,9 @@ type Granted struct {
 
 // Service is something beside the sandbox that it can use.
 type Service struct {
-	Name    string
-	Address string
+	Name      string
+	Address   string
+	Variables string // which of the environment say how to log in; empty if none
 }
 
 // Port is one of the sandbox's that is published.
@@ -135,8 +136,14 @@ func (c Context) writeSecrets(b *strings.Builder) {
 
 func (c Context) writeNeighbours(b *strings.Builder) {
 	if len(c.Services) > 0 {
-		b.WriteString("\n## Services\n\n")
-		list(b, c.Services, func(s Service) string { return phrase(s.Name) + " at " + phrase(s.Address) })
+		b.WriteString("\n## Services\n\nThese are yours alone, without the proxy, and go with the sandbox.\n\n")
+		list(b, c.Services, func(s Service) string {
+			text := phrase(s.Name) + " at " + phrase(s.Address)
+			if s.Variables != "" {
+				text += ", see the variables " + phrase(s.Variables)
+			}
+			return text
+		})
 	}
 	if len(c.Ports) > 0 {
 		b.WriteString("\n## Ports\n\nWhat listens on these is published on the host.\n\n")

@@ -36,7 +36,7 @@ func fullContext() Context {
 			{Name: "github", Hosts: []string{"api.github.com", "github.com"}},
 		},
 		Secrets:     []string{"DATABASE_URL"},
-		Services:    []Service{{Name: "postgres", Address: "postgres:5432"}},
+		Services:    []Service{{Name: "postgres", Address: "postgres:5432", Variables: "MOAT_POSTGRES_*"}, {Name: "bare", Address: "bare:80"}},
 		Ports:       []Port{{Name: "web", Number: 3000}},
 		MemoryBytes: 4 << 30, CPUs: 1.5, Processes: 1024,
 		Deadline: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
