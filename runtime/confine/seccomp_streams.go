@@ -24,6 +24,12 @@ var StreamFilterJSON = sync.OnceValues(func() (string, error) {
 	return string(data), err
 })
 
+// OwnKernelStreamFilterJSON is StreamFilterJSON as OwnKernelFilterJSON is FilterJSON.
+var OwnKernelStreamFilterJSON = sync.OnceValues(func() (string, error) {
+	data, err := json.Marshal(streamFilter().forOwnKernel())
+	return string(data), err
+})
+
 // RelayFilterJSON returns the filter of a relay, as the engine's option takes it.
 var RelayFilterJSON = sync.OnceValues(func() (string, error) {
 	data, err := json.Marshal(relayFilter())

@@ -3,6 +3,7 @@ package confine
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -100,6 +101,34 @@ func TestRelayHasNoUseForMostCalls(t *testing.T) {
 	for _, call := range relay.Syscalls[0].Names {
 		if !slices.Contains(allowedCalls, call) && !slices.Contains([]string{"open", "openat"}, call) {
 			t.Errorf("%s is allowed to a relay, and not to a sandbox", call)
+		}
+	}
+}
+
+// A kernel of the sandbox's own answers what a filter refuses with EPERM, which C
+// libraries take for an answer.
+func TestOwnKernelMakesProcesses(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		text func() (string, error)
+		want bool
+	}{
+		"the host's kernel": {FilterJSON, false}, "streams": {StreamFilterJSON, false},
+		"its own": {OwnKernelFilterJSON, true}, "its own, streams": {OwnKernelStreamFilterJSON, true},
+	} {
+		text, err := test.text()
+		p := profile(t, text, err)
+		if passes(p, "clone3") != test.want || passes(p, "openat2") || passes(p, "unshare") || passes(p, "chmod", 0, 0o4755) || !passes(p, "chmod", 0, 0o755) {
+			t.Errorf("%s: clone3 %v, openat2 %v, unshare %v", name, passes(p, "clone3"), passes(p, "openat2"), passes(p, "unshare"))
+		}
+		for _, c := range p.Syscalls {
+			if test.want && c.Action == refuse && slices.Contains(c.Names, "clone3") {
+				t.Errorf("%s: clone3 is refused, too", name)
+			}
+		}
+		datagrams := passes(p, "socket", familyIPv4, 2, 0)
+		if datagrams == strings.Contains(name, "streams") {
+			t.Errorf("%s: datagrams %v", name, datagrams)
 		}
 	}
 }

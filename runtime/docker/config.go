@@ -157,13 +157,9 @@ func (p *plan) config(arguments, env []string) *container.Config {
 // hostConfig returns what the host has to do for the container: limits, mounts
 // and everything that stands between the two.
 func (p *plan) hostConfig() (*container.HostConfig, error) {
-	filterJSON := confine.FilterJSON
-	if p.network != nil {
-		filterJSON = confine.StreamFilterJSON
-	}
-	filter, err := filterJSON()
+	filter, err := p.filter()
 	if err != nil {
-		return nil, fmt.Errorf("encode the seccomp filter: %w", err)
+		return nil, err
 	}
 	limits := p.spec.Resources.WithDefaults()
 	no, reap := false, false
@@ -207,6 +203,25 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 		h.ExtraHosts = p.serviceHosts()
 	}
 	return h, nil
+}
+
+// filter is that of the system calls of the sandbox and of its services.
+func (p *plan) filter() (string, error) {
+	own := p.how.isolation == runtime.IsolationGVisor
+	filterJSON := confine.FilterJSON
+	switch {
+	case p.network != nil && own:
+		filterJSON = confine.OwnKernelStreamFilterJSON
+	case p.network != nil:
+		filterJSON = confine.StreamFilterJSON
+	case own:
+		filterJSON = confine.OwnKernelFilterJSON
+	}
+	filter, err := filterJSON()
+	if err != nil {
+		return "", fmt.Errorf("encode the seccomp filter: %w", err)
+	}
+	return filter, nil
 }
 
 // ulimits returns the limits that the engine sets, for the guest too.

@@ -96,3 +96,27 @@ func unconfined(t *testing.T, d *Driver, spec runtime.Spec) string {
 	}
 	return strings.ReplaceAll(text.String(), "\r\n", "\n")
 }
+
+// The C library asks for a system call first that filters refuse. In busybox it does so
+// for another program, in others for threads too.
+func TestProgramsMakeProcessesInEverySandbox(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string]Options{"runc": {Sandbox: &no}, "gvisor": {Sandbox: &yes}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if name == "gvisor" {
+				needGVisor(t)
+			}
+			d := newDriver(t, options)
+			t.Cleanup(func() { _ = d.Close() })
+			rh, _ := made(t, d, testSpec(t, "awk", `BEGIN { exit system("echo made") }`))
+			if err := d.Start(soon(t), rh, runtime.StartOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			exit, err := d.Wait(soon(t), rh)
+			if text := printed(t, d, rh); err != nil || exit.Code != 0 || text != "made\n" {
+				t.Errorf("it ended with %+v, %v, and printed %q", exit, err, text)
+			}
+		})
+	}
+}

@@ -15,7 +15,6 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
-	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 )
 
 // A service is a sidecar whose image counts. It has the isolation of its run's
@@ -109,9 +108,9 @@ func (n *ownNetwork) describeServices() []runtime.ServiceDescription {
 // makeService makes the service with an index, and notes it in the network.
 func (d *Driver) makeService(ctx context.Context, p *plan, i int, undo *releases) error {
 	s := &p.spec.Services[i]
-	filter, err := confine.StreamFilterJSON()
+	filter, err := p.filter()
 	if err != nil {
-		return fmt.Errorf("encode the seccomp filter of the service %s: %w", s.Name, err)
+		return err
 	}
 	id, err := d.makeContainer(ctx, p, newContainer{
 		name:    p.spec.ID + "-" + s.Name,
