@@ -42,6 +42,7 @@ var createSteps = []struct {
 	{"register with the gate", (*Manager).registerGate},
 	{"stage the agent", (*Manager).stageAgent},
 	{"get the images of services", (*Manager).getServiceImages},
+	{"fetch what services serve", (*Manager).fetchForServices},
 	{"make the sandbox", (*Manager).makeSandbox},
 	{"publish the run", (*Manager).publishRun},
 }

@@ -86,7 +86,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		return fail(failf(CodeInvalidArgument, "", "%v", err))
 	}
 	tty := opts.TTY
-	services, serviceEnv := serviceWorld(opts.services)
+	services, serviceEnv := m.serviceWorld(opts.services)
 	row := storage.RunRow{
 		ID: id, Name: opts.Name, State: string(StateCreated),
 		Workspace: workspace, Image: opts.Image, Runtime: string(kind),

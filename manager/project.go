@@ -28,7 +28,7 @@ type configKey struct {
 // refused. An option that the caller has set wins over the Config.
 var configKeys = []configKey{
 	{"dependencies", "without docker", takeDependencies},
-	{"services", "without models", takeServices},
+	{"services", "", takeServices},
 	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
 	{"mcp", "without policy", takeMCP},
 	{"mounts", "", takeMounts},

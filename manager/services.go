@@ -62,6 +62,7 @@ type serviceWish struct {
 	deps.Service
 	Env    map[string]string // that a project states
 	NoWait bool              // the command does not wait until it is ready
+	Models []string          `json:",omitempty"` // that are fetched for it
 }
 
 // serviceSpec is what is stored of a service of a run; nothing of it ever changes.
@@ -95,11 +96,6 @@ func (m *Manager) permitServices(opts Options) error {
 
 // takeServices takes the settings of services.
 func takeServices(o *Options, c *config.Config) error {
-	for name, s := range c.Services {
-		if len(s.Models) > 0 {
-			return fmt.Errorf("this build fetches no models for %s: leave models out, and name an image that has them", name)
-		}
-	}
 	settings := maps.Clone(c.Services)
 	maps.Copy(settings, o.Services)
 	o.Services = settings
@@ -128,6 +124,14 @@ func (m *Manager) withServices(driver runtime.Runtime, plan *deps.Plan, opts Opt
 	for _, s := range plan.Services {
 		settings := opts.Services[s.Name]
 		wish := serviceWish{Service: s, Env: settings.Env, NoWait: settings.Wait != nil && !*settings.Wait}
+		if wish.Models = settings.Models; len(wish.Models) > 0 && s.Store == "" {
+			return opts, failf(CodeInvalidArgument, "leave them out", "the service %s has no use for models", s.Name)
+		}
+		for name := range s.StoreEnv() {
+			if _, stated := settings.Env[name]; stated && len(wish.Models) > 0 {
+				return opts, failf(CodeInvalidArgument, "leave "+name+" out of its env, or name no models", "the service %s finds its models by %s", s.Name, name)
+			}
+		}
 		if settings.Image != "" {
 			wish.Image = settings.Image
 		}
@@ -150,14 +154,21 @@ func serviceSpecs(wishes []serviceWish) []serviceSpec {
 
 // serviceWorld makes the containers of services, each with a password of its own, and
 // the variables of the sandbox that tell of them.
-func serviceWorld(wishes []serviceWish) ([]runtime.ServiceSpec, []string) {
+func (m *Manager) serviceWorld(wishes []serviceWish) ([]runtime.ServiceSpec, []string) {
 	var specs []runtime.ServiceSpec
 	var sandbox []string
 	for _, w := range wishes {
 		env := w.ContainerEnv(w.Env, newPassword())
+		if len(w.Models) > 0 {
+			maps.Copy(env, w.StoreEnv())
+		}
 		s := runtime.ServiceSpec{Name: w.Name, Image: w.Image, User: w.User, Command: w.Command, Port: w.Port, MemoryBytes: w.MemoryBytes}
 		for _, name := range slices.Sorted(maps.Keys(env)) {
 			s.Env = append(s.Env, name+"="+env[name])
+		}
+		if len(w.Models) > 0 {
+			s.User = m.storeUser()
+			s.Mounts = []runtime.MountConfig{{Source: m.storeOf(w.Name), Target: w.Store, ReadOnly: true}}
 		}
 		specs = append(specs, s)
 		sandbox = append(sandbox, w.RunEnv(env)...)

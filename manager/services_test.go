@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -230,7 +231,6 @@ func TestServicesAreRefusedWhereTheyCannotBeOrMayNotBe(t *testing.T) {
 	}{
 		"agents":              {agents, Options{Dependencies: []string{"redis@7"}}, CodePolicyDenied, "`drawbridge serve --allow services`"},
 		"settings of nothing": {agents, Options{Services: settings}, CodeInvalidArgument, "add redis to the dependencies"},
-		"models":              {allowed, Options{Config: &config.Config{Dependencies: []string{"ollama"}, Services: map[string]config.Service{"ollama": {Models: []string{"small"}}}}}, CodeInvalidArgument, "models"},
 	} {
 		test.opts.Cmd = shell("true")
 		_, err := w.manager(test.manager).Create(t.Context(), test.opts)
@@ -352,4 +352,77 @@ func filesBelow(t *testing.T, dir string) []string {
 		t.Fatal(err)
 	}
 	return files
+}
+
+// Models are fetched once for all runs, which cannot change them.
+func TestModelsAreFetchedForServices(t *testing.T) {
+	t.Parallel()
+	w := serviceWorldOf(t)
+	m := w.manager(patient)
+	wanted := func(models ...string) Options {
+		return Options{
+			Dependencies: []string{"ollama"}, Cmd: shell("echo hello | nc -w 30 ollama 11434; echo $MOAT_OLLAMA_URL"), KeepContainer: true,
+			Services: map[string]config.Service{"ollama": {Image: runtimetest.OllamaImage(t), Models: models}},
+		}
+	}
+	runs := make([]*Run, 2)
+	var both sync.WaitGroup
+	for i := range runs {
+		both.Go(func() {
+			var err error
+			if runs[i], err = m.Create(t.Context(), wanted("small", "tiny:1b")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	both.Wait()
+	if t.Failed() {
+		return
+	}
+	store := m.storeOf("ollama")
+	pulled, err := os.ReadFile(filepath.Join(store, "pulled"))
+	if err != nil || string(pulled) != "small\ntiny:1b\n" {
+		t.Errorf("fetched %q, %v", pulled, err)
+	}
+	run := runs[0]
+	if err := m.Start(t.Context(), run.ID, StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	w.ended(m, run.ID)
+	if text := output(t, m, run.ID); text != "hello\nhttp://ollama:11434\n" {
+		t.Errorf("it printed %q", text)
+	}
+	// The other one's is up, and looked at from inside.
+	row, err := m.anyRow(t.Context(), runs[1].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	runner := w.serviceRunner(m)
+	if err := runner.StartServices(t.Context(), row.Handle); err != nil {
+		t.Fatal(err)
+	}
+	_, inside, err := runner.ExecService(t.Context(), row.Handle, "ollama", []string{"sh", "-c", "ls /models; touch /models/mine 2>&1; rm -r /models/small 2>&1; id -u"})
+	if err != nil || !strings.HasPrefix(inside, "pulled\nsmall\ntiny:1b\n") || strings.Count(inside, "Read-only file system") != 2 || !strings.HasSuffix(inside, fmt.Sprintf("\n%d\n", os.Geteuid())) {
+		t.Errorf("inside: %q, %v", inside, err)
+	}
+
+	bad := wanted("absent")
+	if _, err := m.Create(t.Context(), bad); err == nil || !strings.Contains(err.Error(), "ollama pull absent: code 1") || !strings.Contains(err.Error(), "file does not exist") {
+		t.Errorf("of a model that there is not: %v", err)
+	}
+	bad = wanted("small")
+	settings := bad.Services["ollama"]
+	settings.Env = map[string]string{"OLLAMA_MODELS": "/elsewhere"}
+	bad.Services["ollama"] = settings
+	if _, err := m.Create(t.Context(), bad); AsError(err).Code != CodeInvalidArgument || !strings.Contains(err.Error(), "leave OLLAMA_MODELS out") {
+		t.Errorf("with a variable of its own: %v", err)
+	}
+	for _, run := range runs {
+		if err := m.Destroy(t.Context(), run.ID); err != nil {
+			t.Error(err)
+		}
+	}
+	if left := w.left(m); left != "" {
+		t.Errorf("left behind:\n%s", left)
+	}
 }

@@ -28,6 +28,16 @@ type ServiceSpec struct {
 	Env         []string // KEY=VALUE, added to the image's; the engine keeps them with the container
 	Port        uint16   // TCP
 	MemoryBytes int64    // zero is DefaultServiceMemoryBytes
+	// Mounts are directories of the host; those of a service of a run are read-only.
+	Mounts []MountConfig
+}
+
+// ServiceFetch is a service that gets what services of runs are to serve.
+type ServiceFetch struct {
+	Run, Home string      // for LabelRun and LabelHome
+	Service   ServiceSpec // which can write what is mounted
+	Ready     []string    // succeeds once the service serves
+	Commands  [][]string
 }
 
 // ServiceDescription is what stays the same about a service from Create to Remove.
@@ -62,6 +72,11 @@ type ServiceRunner interface {
 	ServiceLog(ctx context.Context, h Handle, name string, lines int) ([]string, error)
 	// WaitService returns when a service that was started has ended.
 	WaitService(ctx context.Context, h Handle, name string) (ServiceExit, error)
+	// FetchForService makes a service by itself, on the engine's default network, runs
+	// commands in it once it is ready, and removes it, whatever comes of that. No run
+	// reaches it. It lasts as long as ctx; a command that fails is an error with the
+	// end of what it printed.
+	FetchForService(ctx context.Context, fetch ServiceFetch) error
 	// StopServices ends all services of a sandbox that is kept. It is nil for those
 	// that have ended.
 	StopServices(ctx context.Context, h Handle) error

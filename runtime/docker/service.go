@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,10 +22,10 @@ import (
 
 // A service is a sidecar whose image counts. It has the isolation of its run's
 // sandbox: whoever is in that has the service's password, and with some of them a
-// shell in it. So it gets neither a capability nor a mount of the host's; it runs as
-// the user that its image has for it, which is why official images need nothing more.
-// Only its root can be written, and what the image declares as a volume is one of its
-// own, which Remove takes away with it.
+// shell in it. So it gets no capability, and nothing of the host but what it is told to
+// serve, which it cannot write. It runs as the user that its image has for it, which is
+// why official images need nothing more. Its own root can be written, and what the
+// image declares as a volume is one of its own, which Remove takes away with it.
 
 const (
 	// serviceCPUs and the others are what a service may use beside its memory.
@@ -57,6 +60,11 @@ func checkServices(services []runtime.ServiceSpec) error {
 		case s.Image == "" || s.Port == 0:
 			return fmt.Errorf("put the service %s beside the sandbox: it needs an image and a port", s.Name)
 		}
+		for _, m := range s.Mounts {
+			if !m.ReadOnly || !filepath.IsAbs(m.Source) || !path.IsAbs(m.Target) {
+				return fmt.Errorf("mount %q at %q in the service %s: it has to be read-only, and both paths absolute", m.Source, m.Target, s.Name)
+			}
+		}
 		names[s.Name] = true
 	}
 	return nil
@@ -77,6 +85,8 @@ func canServe(f *facts, how chosen, spec runtime.Spec) error {
 	case len(spec.Services) == 0:
 	case spec.Network == runtime.NetworkOpen:
 		return fmt.Errorf("give the sandbox services and an open network: %w; ask for one of the two", runtime.ErrUnsupported)
+	case !f.direct() && slices.ContainsFunc(spec.Services, func(s runtime.ServiceSpec) bool { return len(s.Mounts) > 0 }):
+		return fmt.Errorf("give a service files of this machine: %w: this engine does not see them, or SELinux keeps them from it; use an engine that runs here", runtime.ErrUnsupported)
 	case how.isolation == runtime.IsolationGVisor && !f.filters && !f.sources:
 		// See package confine on streams.
 		return fmt.Errorf("give the sandbox services: %w: their network would let datagrams out to this machine, because there is neither %s nor a kernel that checks where packets come from (net.ipv4.conf.default.rp_filter); add %[2]s to the runtimeArgs of %[3]s in /etc/docker/daemon.json and reload the engine with `systemctl reload docker`", runtime.ErrUnsupported, ociSeccomp, f.runsc)
@@ -152,7 +162,12 @@ func serviceHostConfig(p *plan, s *runtime.ServiceSpec, filter string) *containe
 	h.ReadonlyRootfs = false
 	h.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyDisabled}
 	h.ShmSize = serviceSharedMemory
-	h.ExtraHosts = p.serviceHosts()
+	for _, m := range s.Mounts {
+		h.Mounts = append(h.Mounts, bind(m.Source, m.Target, m.ReadOnly))
+	}
+	if p.network != nil {
+		h.ExtraHosts = p.serviceHosts()
+	}
 	if p.how.isolation == runtime.IsolationGVisor {
 		h.Sysctls = nil // its kernel forwards nothing
 	}
@@ -231,7 +246,11 @@ func (d *Driver) ExecService(ctx context.Context, rh runtime.Handle, name string
 	if err != nil {
 		return 0, "", err
 	}
-	inside := &handle{ID: s.ID, Run: h.Run, Engine: h.Engine, Mode: modeEngine}
+	return d.execIn(ctx, &handle{ID: s.ID, Run: h.Run, Engine: h.Engine, Mode: modeEngine}, name, command)
+}
+
+// execIn runs a command in the container of a service.
+func (d *Driver) execIn(ctx context.Context, inside *handle, name string, command []string) (int, string, error) {
 	raw, exec, err := d.openExec(ctx, inside, container.ExecOptions{Cmd: command, AttachStdout: true, AttachStderr: true})
 	if err != nil {
 		return 0, "", fmt.Errorf("run %s in the service %s: %w", command[0], name, err)
@@ -239,12 +258,23 @@ func (d *Driver) ExecService(ctx context.Context, rh runtime.Handle, name string
 	defer raw.Close()
 	stop := context.AfterFunc(ctx, func() { _ = raw.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	said := &limitedText{limit: serviceWords}
-	if _, err := stdcopy.StdCopy(said, said, raw); err != nil {
+	var said lastText
+	if _, err := stdcopy.StdCopy(&said, &said, raw); err != nil {
 		return 0, "", d.fail(ctx, err, "read what %s says in the service %s", command[0], name)
 	}
 	code, err := d.execCode(ctx, inside, exec)
-	return code, string(said.data), err
+	return code, string(said), err
+}
+
+// lastText keeps the end of what is written, at most serviceWords.
+type lastText []byte
+
+func (t *lastText) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	if extra := len(*t) - serviceWords; extra > 0 {
+		*t = slices.Delete(*t, 0, extra)
+	}
+	return len(p), nil
 }
 
 // ServiceLog reads the end of what a service has printed.
@@ -264,12 +294,12 @@ func (d *Driver) ServiceLog(ctx context.Context, rh runtime.Handle, name string,
 		return nil, d.fail(ctx, err, "read the log of the service %s", name)
 	}
 	defer body.Close()
-	said := &limitedText{limit: serviceWords}
-	if _, err := stdcopy.StdCopy(said, said, body); err != nil {
+	var said lastText
+	if _, err := stdcopy.StdCopy(&said, &said, body); err != nil {
 		return nil, d.fail(ctx, err, "read the log of the service %s", name)
 	}
 	var last []string
-	for line := range bytes.Lines(said.data) {
+	for line := range bytes.Lines(said) {
 		last = append(last, strings.TrimRight(string(line), "\r\n"))
 	}
 	return last, nil

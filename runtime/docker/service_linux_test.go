@@ -177,7 +177,9 @@ func TestServicesThatCannotBeMadeAreRefused(t *testing.T) {
 	}
 	for name, services := range map[string][]runtime.ServiceSpec{
 		"twice": {good, good}, "no name": {named("")}, "a dot": {named("a.b")}, "a line": {named("a\nb")}, "this machine": {named("localhost")},
-		"no image": {{Name: "db", Port: 1}}, "no port": {{Name: "db", Image: "db"}}, "too many": make([]runtime.ServiceSpec, runtime.MaxServices+1),
+		"a mount that it writes": {{Name: "db", Image: "db", Port: 1, Mounts: []runtime.MountConfig{{Source: "/a", Target: "/b"}}}},
+		"a mount of nowhere":     {{Name: "db", Image: "db", Port: 1, Mounts: []runtime.MountConfig{{Source: "a", Target: "/b", ReadOnly: true}}}},
+		"no image":               {{Name: "db", Port: 1}}, "no port": {{Name: "db", Image: "db"}}, "too many": make([]runtime.ServiceSpec, runtime.MaxServices+1),
 	} {
 		if err := checkServices(services); err == nil {
 			t.Errorf("%s: nothing is wrong", name)
@@ -195,6 +197,8 @@ func TestServicesThatCannotBeMadeAreRefused(t *testing.T) {
 		"gvisor":              {facts{filters: true}, gvisor, spec, nil},
 		"gvisor, kernel":      {facts{sources: true}, gvisor, spec, nil},
 		"gvisor with neither": {facts{}, gvisor, spec, runtime.ErrUnsupported},
+		"files":               {facts{sameKernel: true}, chosen{}, runtime.Spec{Services: []runtime.ServiceSpec{{Mounts: make([]runtime.MountConfig, 1)}}}, nil},
+		"files, elsewhere":    {facts{}, chosen{}, runtime.Spec{Services: []runtime.ServiceSpec{{Mounts: make([]runtime.MountConfig, 1)}}}, runtime.ErrUnsupported},
 		"and no services":     {facts{}, gvisor, runtime.Spec{}, nil},
 		"open network":        {facts{filters: true}, gvisor, runtime.Spec{Services: spec.Services, Network: runtime.NetworkOpen}, runtime.ErrUnsupported},
 	} {

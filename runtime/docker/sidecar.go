@@ -93,7 +93,9 @@ func (s *sidecar) hostConfig(p *plan) *container.HostConfig {
 	if p.keepUsers {
 		h.UsernsMode = "host"
 	}
-	p.network.joinHost(h)
+	if p.network != nil {
+		p.network.joinHost(h)
+	}
 	return h
 }
 

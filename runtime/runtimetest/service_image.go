@@ -113,6 +113,37 @@ var postgresImage = sync.OnceValues(func() (string, error) {
 		`ENTRYPOINT ["entry"]`, `CMD ["postgres", "-c", "listen_addresses=*", "-c", "unix_socket_directories=/var/run/postgresql", "-c", "fsync=off"]`)
 })
 
+// OllamaImage returns the reference of an image that stands for ollama/ollama: a script
+// with its commands, whose registry has every model but "absent".
+func OllamaImage(t testing.TB) string {
+	t.Helper()
+	return madeImage(t, "ollama", ollamaImage)
+}
+
+const ollamaScript = `#!/bin/sh
+case $1 in
+serve)
+  mkdir -p "$HOME/.ollama" && echo key >"$HOME/.ollama/id" || exit 1
+  exec nc -ll -p 11434 -e cat
+  ;;
+list)
+  echo alive | nc -w 5 127.0.0.1 11434 | grep -q alive && ls "$OLLAMA_MODELS"
+  ;;
+pull)
+  echo "pulling manifest"
+  [ "$2" != absent ] || { echo "Error: pull model manifest: file does not exist" >&2; exit 1; }
+  echo "$2" >>"$OLLAMA_MODELS/pulled"
+  mkdir -p "$OLLAMA_MODELS/$2"
+  ;;
+esac
+`
+
+var ollamaImage = sync.OnceValues(func() (string, error) {
+	return importService("ollama", func(i *imageFiles) {
+		i.script("usr/local/bin/ollama", ollamaScript)
+	}, `ENTRYPOINT ["/usr/local/bin/ollama"]`, `CMD ["serve"]`)
+})
+
 func madeImage(t testing.TB, what string, build func() (string, error)) string {
 	t.Helper()
 	ref, err := build()

@@ -20,7 +20,7 @@ const (
 	AllowPermissive Permission = "permissive" // any host on the Internet
 	AllowHost       Permission = "host"       // services of this machine and of its network
 	AllowPorts      Permission = "ports"      // ports of this machine that lead into the sandbox
-	AllowServices   Permission = "services"   // containers beside the run, from images of a registry
+	AllowServices   Permission = "services"   // containers beside the run, from images of a registry, and what is fetched for them
 	AllowSecrets    Permission = "secrets"    // secrets of a store, in the run's environment
 	AllowSessions   Permission = "sessions"   // what agents did in other projects
 )

@@ -30,6 +30,9 @@ type Service struct {
 	// ReadyWithin is how long that may take from the start of the container.
 	ReadyWithin time.Duration
 	MemoryBytes int64 // limit, where a project states none
+	// Store is where in the container there is what was fetched for it, such as
+	// models; empty for a service that has no use for that.
+	Store string
 
 	kind *serviceKind
 }
@@ -43,6 +46,10 @@ type serviceKind struct {
 	login, database fixture
 	generated       string // variable of the container's with the password; empty where there is none
 	env             map[string]string
+	// fetch is a command that fetches what is appended to it into the store, which
+	// storeEnv has the service use without writing to it.
+	fetch    []string
+	storeEnv map[string]string
 }
 
 // fixture is a value that a variable of the container may change.
@@ -103,7 +110,12 @@ var services = map[string]Service{
 	"ollama": {
 		Port: 11434, MemoryBytes: 8 << 30,
 		Ready: []string{"ollama", "list"}, ReadyWithin: usualReady,
-		kind: &serviceKind{prefix: "OLLAMA", scheme: "http", env: map[string]string{"OLLAMA_HOST": "0.0.0.0:11434"}},
+		Store: "/models",
+		kind: &serviceKind{
+			prefix: "OLLAMA", scheme: "http", env: map[string]string{"OLLAMA_HOST": "0.0.0.0:11434"},
+			// It keeps a key in the home of its user.
+			fetch: []string{"ollama", "pull"}, storeEnv: map[string]string{"OLLAMA_MODELS": "/models", "OLLAMA_NOPRUNE": "1", "HOME": "/tmp"},
+		},
 	},
 }
 
@@ -134,6 +146,13 @@ func (s Service) ContainerEnv(stated map[string]string, password string) map[str
 	maps.Copy(env, stated)
 	return env
 }
+
+// Fetch returns the command that fetches something into the store.
+func (s Service) Fetch(what string) []string { return append(slices.Clone(s.kind.fetch), what) }
+
+// StoreEnv returns the variables by which the service's container uses the store, at
+// which nothing that a project states can change anything.
+func (s Service) StoreEnv() map[string]string { return maps.Clone(s.kind.storeEnv) }
 
 // RunEnv returns the variables, sorted, by which a run finds the service and logs in.
 // env is that of the service's container.
