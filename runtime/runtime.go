@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
 // Type names a driver.
@@ -79,8 +80,8 @@ const (
 	// GateHome and GateAgentHome of Gate.Dir have what the guest copies into the home
 	// of the command's user: first the files of grants, then those of an agent. What
 	// is there stays. A link stays a link.
-	GateHome      = "home"
-	GateAgentHome = "agent-home"
+	GateHome      = link.GateHome
+	GateAgentHome = link.GateAgentHome
 )
 
 // GateAddress is where the guest listens in a sandbox that has a Gate: an HTTP

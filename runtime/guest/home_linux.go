@@ -7,11 +7,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
-// homes are the directories beside the gate's socket that are copied, as package runtime
-// names them: GateHome and GateAgentHome.
-var homes = []string{"home", "agent-home"}
+// homes are the directories beside the gate's socket that are copied.
+var homes = []string{link.GateHome, link.GateAgentHome}
 
 // Bounds of what a command's home is given.
 const (

@@ -59,6 +59,14 @@ const (
 	MaxChunk = 64 << 10
 )
 
+// Directories beside the socket of Start.Gate with what the guest copies into the home
+// of the command's user: first the files of grants, then those of an agent. What is
+// there stays. A link stays a link.
+const (
+	GateHome      = "home"
+	GateAgentHome = "agent-home"
+)
+
 // Exit codes of a command that could not be started, as in a shell.
 const (
 	CodeNotExecutable = 126
