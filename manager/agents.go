@@ -197,6 +197,9 @@ func (m *Manager) contextOf(c *creation) agent.Context {
 	for _, s := range c.opts.services {
 		context.Services = append(context.Services, agent.Service{Name: s.Name, Address: fmt.Sprintf("%s:%d", s.Name, s.Port), Variables: s.Prefix() + "*"})
 	}
+	for _, name := range slices.Sorted(maps.Keys(c.opts.Ports)) {
+		context.Ports = append(context.Ports, agent.Port{Name: name, Number: c.opts.Ports[name], URL: endpointURL(name, c.row.Name, c.opts.proxyPort)})
+	}
 	for _, name := range c.opts.Grants {
 		context.Grants = append(context.Grants, agent.Granted{Name: name})
 	}

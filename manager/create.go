@@ -172,6 +172,7 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 		c.existing = existing
 		break
 	}
+	c.spec.Env = append(endpointEnv(c.row.Name, c.opts), c.spec.Env...)
 	if c.existing == nil {
 		c.releases.push("the run's row", func(ctx context.Context) error { return m.store.DeleteRun(ctx, c.row.ID) })
 	}

@@ -158,7 +158,8 @@ type Options struct {
 	// It is called from Create's own goroutine.
 	Progress func(message string)
 
-	services []serviceWish // of Dependencies, as they were resolved
+	services  []serviceWish // of Dependencies, as they were resolved
+	proxyPort int           // where published ports have names, see RoutingPort; zero is the default
 }
 
 // StartOptions configures a start.

@@ -49,7 +49,13 @@ const loopback = "127.0.0.1"
 var endpointName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
 
 func checkPortNames(ports map[string]int) error {
+	known := map[string]string{} // names of hosts know no capitals
 	for name, port := range ports {
+		lower := strings.ToLower(name)
+		if other, twice := known[lower]; twice {
+			return failf(CodeInvalidArgument, "choose names that differ in more than capitals", "the port names %q and %q are the same as part of a host name", other, name)
+		}
+		known[lower] = name
 		switch {
 		case !endpointName.MatchString(name):
 			return failf(CodeInvalidArgument, "use at most 63 letters, digits, '-' and '_', a letter or a digit first", "the port name %q is not usable", name)
@@ -315,6 +321,7 @@ func (m *Manager) awaitPorts(ctx context.Context, row *storage.RunRow) {
 		return // it has ended
 	}
 	_ = waitFor(ctx, s.looked, publishWait)
+	m.route(ctx, row.ID)
 }
 
 // Publishes tells whether a run of the home that is up has ports, which somebody has

@@ -64,6 +64,7 @@ var configKeys = []configKey{
 	{"container.ulimits", "", takeUlimits},
 	{"snapshots.disabled", "", ignoreConfig},   // none are made
 	{"tracing.disable_exec", "", ignoreConfig}, // none is recorded
+	{"proxy.port", "", func(o *Options, c *config.Config) error { o.proxyPort = c.Proxy.Port; return nil }},
 }
 
 // refusalReasons say why a key is refused that could do nothing in a sandbox.

@@ -187,6 +187,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		store:          m.store,
 	}
 	run.servicesOf(row, &sp, &mt)
+	m.addURLs(run)
 	if sp.Agent != "" {
 		run.Agent, run.Report = sp.Agent, m.reportOf(row.ID, sp.Agent, mt.Report)
 		if run.Report != nil && run.Report.Session != "" {

@@ -37,6 +37,8 @@ type Run struct {
 	Ports         map[string]int    // endpoint name to port in the sandbox
 	HostPorts     map[string]int    // endpoint name to port on the host's loopback address; empty once it has ended
 	PortsNote     string            // which of them are others than they were, and why; empty if none
+	URLs          map[string]string // endpoint name to URL, e.g. http://web.my-run.localhost:8080; empty where there are no names, and once it has ended
+	URLsNote      string            // why there are no URLs; empty if there are, or need not be any
 	State         State
 	ContainerID   string // the backend's identifier of the sandbox; empty once it is removed
 	KeepContainer bool   // the sandbox stays after the end, until Destroy

@@ -73,6 +73,7 @@ var runFields = append(slices.Clip(rowFields), []Field{
 		{Name: "endpoint", Type: "string", Description: "Name of the endpoint."},
 		{Name: "port", Type: "integer", Description: "TCP port in the sandbox."},
 		{Name: "address", Type: "string", Optional: true, Description: "Where it is reached on the host, as ADDRESS:PORT, from the start of the run to its end."},
+		{Name: "url", Type: "string", Optional: true, Description: "Where people open it in a browser of the host, for as long as the run is up."},
 	}},
 	{Name: "services", Type: "array", Optional: true, Description: "Servers beside its sandbox, which it alone reaches.", Fields: []Field{
 		{Name: "name", Type: "string", Description: "Name of the service, and its host name in the sandbox."},
@@ -82,6 +83,7 @@ var runFields = append(slices.Clip(rowFields), []Field{
 		{Name: "note", Type: "string", Optional: true, Description: "How it ended before its run."},
 	}},
 	{Name: "ports_note", Type: "string", Optional: true, Description: "Which addresses are others than they were, and why."},
+	{Name: "urls_note", Type: "string", Optional: true, Description: "Why the ports have no URLs."},
 }...)
 
 var stateNames = []string{
@@ -229,8 +231,10 @@ func (a *answer) ports(run *manager.Run) {
 		if port, ok := run.HostPorts[endpoints[i]]; ok {
 			a.String("address", fmt.Sprintf("127.0.0.1:%d", port))
 		}
+		a.StringIf("url", run.URLs[endpoints[i]])
 	})
 	a.StringIf("ports_note", run.PortsNote)
+	a.StringIf("urls_note", run.URLsNote)
 }
 
 func (a *answer) network(run *manager.Run) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -62,7 +63,8 @@ needed it. What it has to say is in daemon/daemon.log of the home.`,
 			raiseOpenFiles()
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 			defer stop()
-			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Keyring: keyring, Roots: roots, Upstream: httpproxy.FromEnvironment().ProxyFunc(), Log: logger, Begin: a.superviseOrphans})
+			err = daemon.Serve(ctx, daemon.Options{Home: home, Commit: buildVersion().Commit, Keyring: keyring, Roots: roots, Upstream: httpproxy.FromEnvironment().ProxyFunc(), Log: logger, Begin: a.superviseOrphans,
+				RoutingPort: func(ctx context.Context) (int, error) { return manager.RoutingPort(ctx, home) }})
 			if errors.Is(err, daemon.ErrRunning) {
 				return nil // another one was faster
 			}

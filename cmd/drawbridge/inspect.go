@@ -124,6 +124,7 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	for _, s := range r.Services {
 		f.add("service", serviceText(s))
 	}
+	f.add("URLs note", r.URLsNote)
 	f.add("input", inputText(r))
 	f.add("limits", fmt.Sprintf("%s memory, %g CPUs, %d processes", bytesText(r.MemoryBytes), r.CPUs, r.PidsLimit))
 	if usage != nil {
@@ -199,6 +200,9 @@ func portsText(r *manager.Run) string {
 		text := fmt.Sprintf("%s %d", name, r.Ports[name])
 		if host, ok := r.HostPorts[name]; ok {
 			text += fmt.Sprintf(" at 127.0.0.1:%d", host)
+		}
+		if url := r.URLs[name]; url != "" {
+			text += " and " + url
 		}
 		ports = append(ports, text)
 	}

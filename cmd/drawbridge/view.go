@@ -38,6 +38,8 @@ type runView struct {
 	Volumes        []manager.VolumeMount   `json:"volumes,omitempty"`
 	Exclude        []string                `json:"exclude,omitempty"`
 	Services       []manager.Service       `json:"services,omitempty"`
+	URLs           map[string]string       `json:"urls,omitempty"`
+	URLsNote       string                  `json:"urls_note,omitempty"`
 	Interactive    bool                    `json:"interactive"`
 	TTY            bool                    `json:"tty"`
 	Keep           bool                    `json:"keep"`
@@ -60,7 +62,8 @@ func viewOf(r *manager.Run) runView {
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
 		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Secrets: r.Secrets, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
 		Volumes: r.Volumes, Exclude: r.Exclude,
-		Services:    r.Services,
+		Services: r.Services,
+		URLs:     r.URLs, URLsNote: r.URLsNote,
 		Interactive: r.Interactive, TTY: r.TTY, Keep: r.KeepContainer,
 		MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit, TimeoutSeconds: r.Timeout.Seconds(),
 		Deadline: instant(r.Deadline), CreatedAt: instant(r.CreatedAt), StartedAt: instant(r.StartedAt), StoppedAt: instant(r.StoppedAt),

@@ -58,6 +58,7 @@ type Service struct {
 type Port struct {
 	Name   string
 	Number int
+	URL    string // by which people reach it, in their browser; empty if none is known
 }
 
 // Limits of the document: what it lists may come from a configuration that nobody
@@ -147,7 +148,13 @@ func (c Context) writeNeighbours(b *strings.Builder) {
 	}
 	if len(c.Ports) > 0 {
 		b.WriteString("\n## Ports\n\nWhat listens on these is published on the host.\n\n")
-		list(b, c.Ports, func(p Port) string { return fmt.Sprintf("%d, as %s", p.Number, phrase(p.Name)) })
+		list(b, c.Ports, func(p Port) string {
+			text := fmt.Sprintf("%d, as %s", p.Number, phrase(p.Name))
+			if p.URL != "" {
+				text += ": people reach it at " + phrase(p.URL) + ", and you on 127.0.0.1"
+			}
+			return text
+		})
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/renewal"
+	"github.com/drawbridge-mcp/drawbridge/manager/access/router"
 )
 
 const (
@@ -46,6 +47,9 @@ type Options struct {
 	// Begin, if set, is called once, when clients are answered. Serve closes what
 	// it returns before it ends.
 	Begin func() (Companion, error)
+	// RoutingPort returns the port of 127.0.0.1 at which the published ports of runs
+	// have names, for as long as the Companion publishes any; nil is none.
+	RoutingPort func(context.Context) (int, error)
 	// Keyring is where the key of the grants is, see credential.ParseBackend.
 	Keyring credential.Backend
 	// Resolver resolves names for the gate; nil is the system's.
@@ -61,6 +65,10 @@ type Options struct {
 type Companion interface {
 	// IsNeeded tells whether the daemon has to stay for it.
 	IsNeeded() bool
+	// Publishes tells whether there are runs with published ports, which Table
+	// knows.
+	Publishes() bool
+	router.Table
 	Close() error
 }
 
@@ -131,6 +139,7 @@ type server struct {
 	roots     *x509.CertPool    // of servers
 	gate      *proxy.Gate
 	keepers   *keepers
+	routing   *routing
 
 	mu      sync.Mutex
 	runs    map[string]*registered // guarded by mu
@@ -167,7 +176,7 @@ func newServer(opts Options) (*server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	return &server{
+	s := &server{
 		program: own,
 		opts:    opts, authority: authority, shared: shared, roots: roots,
 		keepers: newKeepers(opts, renewal.New(serviceTransport(opts, roots))),
@@ -177,7 +186,9 @@ func newServer(opts Options) (*server, error) {
 		ended:   make(chan struct{}),
 
 		stopped: make(chan struct{}),
-	}, nil
+	}
+	s.routing = newRouting(opts, authority)
+	return s, nil
 }
 
 // bundleFiles are where systems keep all authorities in one file.
@@ -219,12 +230,14 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 	mux.HandleFunc("GET /v1/watch", s.watch)
 	mux.HandleFunc("GET /v1/grants", s.grants)
 	mux.HandleFunc("DELETE /v1/daemon", s.stop)
+	mux.HandleFunc("POST /v1/routing", s.route)
 	mux.HandleFunc("POST /v1/runs", s.register)
 	mux.HandleFunc("DELETE /v1/runs/{id}", s.unregister)
 	api := &http.Server{Handler: mux, ReadHeaderTimeout: requestTimeout, ReadTimeout: requestTimeout, IdleTimeout: time.Minute}
 	failed := make(chan error, 1)
 	go func() { failed <- api.Serve(ownListener{l}) }()
 	companion := s.begin()
+	s.routing.begin(companion)
 	s.opts.Log.Info("the daemon serves", zap.String("home", s.opts.Home), zap.Int("pid", os.Getpid()))
 	ticks := time.NewTicker(min(max(s.opts.Idle/20, 10*time.Millisecond), lookInterval))
 	defer ticks.Stop()
@@ -237,6 +250,7 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 			alive = false
 		case <-ticks.C:
 			s.keepers.tick()
+			s.routing.tend(ctx)
 			if s.program.wasReplaced() {
 				s.opts.Log.Info("this program was replaced")
 				s.keepers.pause()
@@ -249,6 +263,7 @@ func (s *server) serve(ctx context.Context, lock *os.File, l *net.UnixListener) 
 			alive = false
 		}
 	}
+	s.routing.close()
 	if companion != nil {
 		if err := companion.Close(); err != nil {
 			s.opts.Log.Warn("what the daemon does beside the gate did not end well", zap.Error(err))

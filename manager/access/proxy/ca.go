@@ -81,6 +81,16 @@ func OpenAuthority(dir string) (*Authority, error) {
 // PEM returns the authority's certificate.
 func (a *Authority) PEM() []byte { return a.pem }
 
+// Certificate returns a certificate for a host name of this machine's, for whoever
+// trusts the authority.
+func (a *Authority) Certificate(name string) (*tls.Certificate, error) {
+	host, err := policy.ParseHost(name)
+	if err != nil {
+		return nil, err
+	}
+	return a.leaf(host)
+}
+
 func readAuthority(dir string) (*Authority, error) {
 	info, err := os.Stat(filepath.Join(dir, keyFile))
 	if err != nil {

@@ -53,6 +53,7 @@ type Config struct {
 	Pi              Pi
 	Snapshots       Snapshots
 	Tracing         Tracing
+	Proxy           Proxy
 
 	file    string
 	origins map[string]Origin // by the path of a value
@@ -266,4 +267,9 @@ type SnapshotRetention struct {
 // Tracing is about the record of executed programs.
 type Tracing struct {
 	DisableExec bool
+}
+
+// Proxy is about the names of published ports; see package router.
+type Proxy struct {
+	Port int // of 127.0.0.1; zero is DefaultProxyPort
 }

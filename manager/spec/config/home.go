@@ -44,8 +44,17 @@ func checkHome(r *reader, c *Config) {
 	}
 }
 
-// homeSchema is the schema of a mapping without the keys that are not allowed.
-func homeSchema(s schema, at string, allowed map[string]bool) schema {
+// projectKeys is the keys of the table that may stand in moat.yaml.
+func projectKeys() map[string]bool {
+	allowed := map[string]bool{}
+	for _, k := range root.below {
+		allowed[k.Name] = !k.HomeOnly
+	}
+	return allowed
+}
+
+// chosenSchema is the schema of a mapping without the keys that are not allowed.
+func chosenSchema(s schema, at string, allowed map[string]bool) schema {
 	properties := schema{}
 	for name, value := range s["properties"].(schema) {
 		path := below(at, name)
@@ -54,7 +63,7 @@ func homeSchema(s schema, at string, allowed map[string]bool) schema {
 		}
 		part := value.(schema)
 		if inner, nested := part["properties"]; nested && inner != nil {
-			part = homeSchema(part, path, allowed)
+			part = chosenSchema(part, path, allowed)
 		}
 		properties[name] = part
 	}

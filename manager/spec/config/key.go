@@ -11,6 +11,7 @@ type Key struct {
 	Does     string
 	Example  string // YAML
 	Home     bool   // may stand in config.yaml of the home
+	HomeOnly bool   // may not stand in moat.yaml
 	Required bool
 
 	parent bool

@@ -63,6 +63,7 @@ type about struct {
 	example  string // YAML
 	required bool
 	home     bool // may stand in the person's config.yaml too
+	homeOnly bool // may stand there and nowhere else
 }
 
 // key describes one key. field says where its value is.
@@ -82,10 +83,11 @@ func key[T, V any](name string, field func(*T) *V, s shape[V], a about) member[T
 			s.read(r, value, at, field(into))
 		}
 	}
-	m.keys = []Key{{Name: name, Type: s.kind, Default: a.fallback, Rule: a.rule, Does: a.does, Example: a.example, Home: a.home, Required: a.required, parent: len(s.leaves) > 0}}
+	m.keys = []Key{{Name: name, Type: s.kind, Default: a.fallback, Rule: a.rule, Does: a.does, Example: a.example, Home: a.home || a.homeOnly, HomeOnly: a.homeOnly, Required: a.required, parent: len(s.leaves) > 0}}
 	for _, sub := range s.below {
 		sub.Name = joinName(name, sub.Name)
 		sub.Home = sub.Home || a.home && len(s.leaves) == 0
+		sub.HomeOnly = sub.HomeOnly || a.homeOnly
 		m.keys = append(m.keys, sub)
 	}
 	if s.preset != nil {

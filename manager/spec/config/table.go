@@ -14,6 +14,10 @@ const (
 	DefaultCPUs      = 2
 )
 
+// DefaultProxyPort is the port at which published ports have names, unless config.yaml
+// says otherwise.
+const DefaultProxyPort = 8080
+
 const maxNumber = 1 << 53 // what every reader of JSON takes for a whole number
 
 // root is the whole moat.yaml. Every key is here, or in the tables that this one
@@ -74,6 +78,10 @@ var root = object[Config](nil,
 		key("disable_exec", func(t *Tracing) *bool { return &t.DisableExec }, boolean(), about{
 			does: "whether executed programs are left out of the record", fallback: "false", example: "true"}),
 	), about{does: "the record of executed programs"}),
+	key("proxy", func(c *Config) *Proxy { return &c.Proxy }, object(nil,
+		key("port", func(p *Proxy) *int { return &p.Port }, integer[int](bounds{low: 1024, high: 65535}), about{
+			does: "port of this machine at which published ports have names, such as web.my-run.localhost", rule: "only in config.yaml of the home", fallback: strconv.Itoa(DefaultProxyPort), example: "8081", homeOnly: true}),
+	), about{does: "the names of published ports", homeOnly: true}),
 )
 
 // formerKeys are keys of earlier days, with what takes their place.

@@ -24,7 +24,14 @@ func TestEveryKeyHasADescriptionAndAnExampleThatWorks(t *testing.T) {
 			continue
 		}
 		text := exampleOf(k.Name, k.Example)
-		c, err := Parse("moat.yaml", []byte(companions[k.Name]+text))
+		parse, schema := Parse, schema
+		if k.HomeOnly {
+			if _, err := Parse("moat.yaml", []byte(text)); err == nil || schema.Validate(asData(t, []byte(text))) == nil {
+				t.Errorf("%s: a project can say it: %v", k.Name, err)
+			}
+			parse, schema = ParseHome, compileSchema(t, HomeSchema())
+		}
+		c, err := parse("moat.yaml", []byte(companions[k.Name]+text))
 		if err != nil {
 			t.Errorf("%s: the example does not work: %v", k.Name, err)
 			continue
