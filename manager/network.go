@@ -88,9 +88,6 @@ func (m *Manager) chooseNetwork(ctx context.Context, driver runtime.Runtime, opt
 			return err
 		}
 		able, mend = can.Gate, can.GateMend
-		if able && !can.GateSockets && slices.ContainsFunc(opts.Grants, sshagent.IsGrant) {
-			return failf(CodeUnsupported, mend, "SSH grants need a socket in the sandbox, which %s cannot pass: %s", driver.Type(), can.GateNote)
-		}
 	}
 	if err := m.checkGrants(opts.Grants); err != nil {
 		return err
@@ -242,9 +239,32 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 		return failf(CodeRuntimeUnavailable, "look at `drawbridge doctor`, or use network none", "%v", err)
 	}
 	c.gate = &gateState{Token: got.Token, Commit: got.Commit, SSHKeys: got.SSHKeys, AWS: got.AWS}
-	c.spec.Gate = &runtime.Gate{Dir: store.GateDir(), Token: got.Token}
-	c.spec.Env = slices.Concat(gateEnv(serviceNames(c.spec.Services)), got.Env, c.spec.Env)
+	c.spec.Gate = &runtime.Gate{Dir: store.GateDir(), Token: got.Token, SSHAgent: len(got.SSHKeys) > 0}
+	env := got.Env
+	if c.spec.Gate.SSHAgent {
+		if env, err = agentEnv(ctx, c.driver, env); err != nil {
+			return err
+		}
+	}
+	c.spec.Env = slices.Concat(gateEnv(serviceNames(c.spec.Services)), env, c.spec.Env)
 	return nil
+}
+
+// agentEnv returns the variables of a run with an SSH agent: in a sandbox that cannot
+// connect to the agent's own socket, they name that of the guest.
+func agentEnv(ctx context.Context, driver runtime.Runtime, env []string) ([]string, error) {
+	can, err := driver.Capabilities(ctx)
+	if err != nil || can.GateSockets {
+		return env, err
+	}
+	const variable = "SSH_AUTH_SOCK="
+	relayed := slices.Clone(env)
+	for i := range relayed {
+		if strings.HasPrefix(relayed[i], variable) {
+			relayed[i] = variable + runtime.RelayedAgent
+		}
+	}
+	return relayed, nil
 }
 
 func registration(store *storage.RunStore, id string, sp *spec, token string) daemon.RegisterRequest {

@@ -72,6 +72,9 @@ const (
 	GuestSocket   = "/run/drawbridge/guest.sock" // where the guest meets the host once, at start
 	GateDir       = "/run/drawbridge/gate"       // Gate.Dir, read-only
 	GateSocket    = GateDir + "/gate.sock"       // where the guest meets the gate
+	// RelayedAgent is where the guest listens for the run's SSH agent in a sandbox
+	// that cannot connect to sockets in Gate.Dir.
+	RelayedAgent = "/tmp/.drawbridge-ssh-agent.sock"
 	// SystemBundle is where most systems keep the certificate authorities that
 	// programs trust. Where a sandbox has a Gate, GateBundle of its directory is
 	// mounted there, if there is a place for it.
@@ -133,6 +136,9 @@ type VolumeMount struct {
 type Gate struct {
 	Dir   string // host directory, read-only in the sandbox at GateDir; the host may replace what is in it
 	Token string // what the guest begins each connection with; the command does not see it
+	// SSHAgent says that the run has an SSH agent, which the gate leads to where the
+	// sandbox cannot connect to the agent's socket in Dir; see RelayedAgent.
+	SSHAgent bool
 }
 
 // PortConfig publishes one TCP port of the sandbox on the host's loopback
@@ -286,7 +292,8 @@ type Capabilities struct {
 	Gate     bool
 	GateNote string
 	GateMend string
-	// GateSockets says that commands can connect to sockets in Gate.Dir.
+	// GateSockets says that commands can connect to sockets in Gate.Dir. Where they
+	// cannot, the SSH agent is at RelayedAgent.
 	GateSockets bool
 	// Secrets says that StartOptions can have some. SecretsMend is what a person can
 	// do where not.

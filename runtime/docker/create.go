@@ -208,6 +208,9 @@ func (p *plan) guestCall() (arguments, env []string, err error) {
 		// The command can read it there. It is no use to it: what it can reach
 		// with the token it reaches through the guest.
 		s.Gate, s.GateToken, s.GateRelay = runtime.GateSocket, p.spec.Gate.Token, p.gateAddress()
+		if p.spec.Gate.SSHAgent && p.needsRelay() {
+			s.GateAgent = runtime.RelayedAgent
+		}
 	}
 	start, err := link.EncodeStart(s)
 	if err != nil {

@@ -40,5 +40,5 @@ func (d *Driver) gatePath(f *facts, c *chosen) gatePath {
 		// from the host.
 		return gatePath{mend: "gVisor is registered without " + hostSockets + ", and a network would let datagrams out to this machine, because there is neither " + ociSeccomp + " nor a kernel that checks where packets come from (net.ipv4.conf.default.rp_filter); " + pass}
 	}
-	return gatePath{way: wayRelay, note: "gVisor is registered without " + hostSockets, mend: "for a shorter way, and for SSH grants, " + pass}
+	return gatePath{way: wayRelay, note: "gVisor is registered without " + hostSockets, mend: "for a shorter way, " + pass}
 }

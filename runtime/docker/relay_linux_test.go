@@ -105,6 +105,13 @@ func gateOfRun(t testing.TB, token string) string {
 			go func() {
 				defer conn.Close()
 				reader := bufio.NewReader(conn)
+				agent := "drawbridge " + token + " ssh-agent\n"
+				if first, _ := reader.Peek(len(agent)); string(first) == agent {
+					_, _ = reader.Discard(len(agent))
+					words, _ := reader.ReadString('\n')
+					fmt.Fprintf(conn, "the agent heard %s", words)
+					return
+				}
 				status, own := "407 Proxy Authentication Required", "drawbridge "+token+"\n"
 				if first, _ := reader.Peek(len(own)); string(first) == own {
 					status = "200 OK"
@@ -202,6 +209,38 @@ func TestRelayComesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		reaches("after the relay was stopped")
+	})
+}
+
+// Clients of an SSH agent come to the gate as such, by the guest alone, and where there
+// is an agent only.
+func TestTheSSHAgentIsReachedByARelay(t *testing.T) {
+	t.Parallel()
+	relayed(t, func(t *testing.T, d *Driver) {
+		for _, has := range []bool{true, false} {
+			spec := gated(t, "sleep", "1000")
+			spec.Gate.SSHAgent = has
+			spec.Mounts = append(spec.Mounts, runtime.MountConfig{Source: runtimetest.Build(t, "./runtime/runtimetest/testprog", "testprog"), Target: "/testprog", ReadOnly: true})
+			rh, _ := made(t, d, spec)
+			if err := d.Start(soon(t), rh, runtime.StartOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			asks := func() string {
+				var out bytes.Buffer
+				_, err := d.Exec(soon(t), rh, runtime.ExecSpec{Command: []string{"/testprog", "socket", runtime.RelayedAgent}, Stdout: &out, Stderr: &out})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return out.String()
+			}
+			got := asks()
+			for end := time.Now().Add(time.Minute); has && !strings.Contains(got, "heard") && time.Now().Before(end); {
+				got = asks() // a busy engine may take longer than the guest waits for the relay
+			}
+			if heard := strings.Contains(got, "the agent heard hello"); heard != has {
+				t.Errorf("with an agent (%v): %q", has, got)
+			}
+		}
 	})
 }
 

@@ -39,21 +39,46 @@ type forwarder struct {
 	readOut  time.Duration // readOutTimeout
 }
 
-// newForwarder listens. From then on connections wait for serve.
+// newForwarder listens on an address. From then on connections wait for serve.
 func newForwarder(on netip.AddrPort, to hop, preamble string) (*forwarder, error) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	f, err := forwarderOn(unix.AF_INET, &unix.SockaddrInet4{Port: int(on.Port()), Addr: on.Addr().As4()}, to, preamble)
+	if err != nil {
+		return nil, fmt.Errorf("listen for the gate on %s: %w", on, err)
+	}
+	return f, nil
+}
+
+// newAgentForwarder is newForwarder for clients of an SSH agent, who connect to a Unix
+// socket.
+func newAgentForwarder(path string, to hop, preamble string) (*forwarder, error) {
+	err := unix.Unlink(path) // of a sandbox that was started before
+	if errors.Is(err, unix.ENOENT) {
+		err = nil
+	}
+	var f *forwarder
 	if err == nil {
+		f, err = forwarderOn(unix.AF_UNIX, &unix.SockaddrUnix{Name: path}, to, preamble)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen for the SSH agent at %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func forwarderOn(family int, address unix.Sockaddr, to hop, preamble string) (*forwarder, error) {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err == nil && family == unix.AF_INET {
 		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	}
 	if err == nil {
-		err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(on.Port()), Addr: on.Addr().As4()})
+		err = unix.Bind(fd, address)
 	}
 	if err == nil {
 		err = unix.Listen(fd, forwardBacklog)
 	}
 	if err != nil {
 		_ = unix.Close(fd) // there may be none
-		return nil, fmt.Errorf("listen for the gate on %s: %w", on, err)
+		return nil, err
 	}
 	return &forwarder{
 		listener: os.NewFile(uintptr(fd), "forwarder"), to: to, preamble: []byte(preamble),

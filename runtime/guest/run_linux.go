@@ -149,6 +149,13 @@ func (r *run) openGate() error {
 		return err
 	}
 	go f.serve() // until the guest ends
+	if r.start.GateAgent != "" {
+		agent, err := newAgentForwarder(r.start.GateAgent, to, "drawbridge "+r.start.GateToken+" ssh-agent\n")
+		if err != nil {
+			return err
+		}
+		go agent.serve() // until the guest ends
+	}
 	for _, from := range homes {
 		if err := fillHome(filepath.Join(filepath.Dir(r.start.Gate), from), valueOf(r.start.Env, "HOME")); err != nil {
 			return err

@@ -172,6 +172,7 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 	var both sync.WaitGroup
 	both.Go(func() { s.gate.Serve(serving, r.run, r.listener) })
 	if agent != nil {
+		r.run.Agent = agent.ServeConn
 		r.sshKeys = agent.Fingerprints
 		both.Go(func() { agent.Serve(serving, agentListener) })
 	}

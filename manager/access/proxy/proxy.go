@@ -86,6 +86,9 @@ type Run struct {
 	Grants []Grant
 	// Keeper keeps the grants usable; nil where nothing has to be done for that.
 	Keeper Keeper
+	// Agent serves a connection to the run's SSH agent, until ctx or the connection
+	// ends; nil without one.
+	Agent func(ctx context.Context, conn net.Conn)
 	// AWS provides credentials of a role; nil without a grant for AWS.
 	AWS *AWSCredentialProvider
 	// Secrets finds what else is secret in a run, in its record alone: the run itself
@@ -246,11 +249,16 @@ func (g *Gate) serve(ctx context.Context, run *Run, conn net.Conn) {
 	s.client = &clientEnd{then: leave}
 	defer g.hangups.watch(conn, s.client.isGone)()
 	defer s.close()
-	if err := s.identify(); err != nil {
+	toAgent, err := s.identify()
+	if err != nil {
 		if errors.Is(err, io.EOF) || ctx.Err() != nil {
 			return // it has closed without a word, or its run is over
 		}
 		s.refuse(http.StatusProxyAuthRequired, refusal{Code: codeIdentity, Message: "this connection did not come through the run's guest", Next: "connect to 127.0.0.1:3128, as HTTP_PROXY says"})
+		return
+	}
+	if toAgent {
+		run.Agent(ctx, begun{conn, s.reader})
 		return
 	}
 	s.serveProxy()

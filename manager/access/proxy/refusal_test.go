@@ -27,6 +27,7 @@ func TestConnectionsNeedTheRunsToken(t *testing.T) {
 		"another token": Preamble("nekot"),
 		"none":          "GET http://127.0.0.1/ HTTP/1.1\r\n\r\n",
 		"a part of it":  Preamble(w.run.Token)[:8] + "\n\n\n\n\n\n\n\n\n\n\n",
+		"no SSH agent":  AgentPreamble(w.run.Token),
 	} {
 		t.Run(name, func(t *testing.T) {
 			conn, err := net.Dial("unix", w.socket)
@@ -42,7 +43,7 @@ func TestConnectionsNeedTheRunsToken(t *testing.T) {
 			}
 		})
 	}
-	for i := range 3 {
+	for i := range 4 {
 		if e := w.entry(i); e.Kind != KindNone || e.Decision != Refused || e.Status != http.StatusProxyAuthRequired || e.Host != "" {
 			t.Errorf("recorded %+v", e)
 		}

@@ -112,20 +112,42 @@ func (s *session) release() {
 // Preamble returns what a connection to the gate begins with.
 func Preamble(token string) string { return "drawbridge " + token + "\n" }
 
-// identify reads the token. That a connection arrived on a run's listener says
-// whose it is; the token says that it came through its guest.
-func (s *session) identify() error {
-	want := Preamble(s.run.Token)
+// AgentPreamble returns what a connection to the run's SSH agent begins with, which
+// comes to the gate where the sandbox does not reach the agent's own socket.
+func AgentPreamble(token string) string { return "drawbridge " + token + " ssh-agent\n" }
+
+// identify reads the token, and tells whether the connection is for the run's SSH agent.
+// That a connection arrived on a run's listener says whose it is; the token says that
+// it came through its guest.
+func (s *session) identify() (toAgent bool, err error) {
+	request, agent := Preamble(s.run.Token), AgentPreamble(s.run.Token)
 	_ = s.conn.SetReadDeadline(time.Now().Add(identifyTimeout))
-	got := make([]byte, len(want))
+	got := make([]byte, len(request), len(agent))
 	if _, err := io.ReadFull(s.reader, got); err != nil {
-		return err
+		return false, err
 	}
-	if subtle.ConstantTimeCompare(got, []byte(want)) != 1 {
-		return errors.New("it has another token")
+	if subtle.ConstantTimeCompare(got, []byte(request)) == 1 {
+		return false, nil
 	}
-	return nil
+	if s.run.Agent == nil || subtle.ConstantTimeCompare(got, []byte(agent[:len(request)])) != 1 {
+		return false, errors.New("it has another token")
+	}
+	if _, err := io.ReadFull(s.reader, got[len(request):len(agent)]); err != nil {
+		return false, err
+	}
+	if string(got[:len(agent)]) != agent {
+		return false, errors.New("it is for nobody who is here")
+	}
+	return true, s.conn.SetReadDeadline(time.Time{})
 }
+
+// begun is a connection of which some has been read.
+type begun struct {
+	net.Conn
+	reader io.Reader
+}
+
+func (c begun) Read(p []byte) (int, error) { return c.reader.Read(p) }
 
 // readRequest reads the head of the next request.
 func (s *session) readRequest() (*http.Request, error) {

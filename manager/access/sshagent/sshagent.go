@@ -63,6 +63,7 @@ type Server struct {
 	record   func(Event)
 	able     func() error // to record
 	pace     pace
+	slots    chan struct{} // of connections
 }
 
 // Options are what New makes a Server of.
@@ -94,7 +95,7 @@ type Event struct {
 
 // New returns the agent of a run.
 func New(opts Options) *Server {
-	s := &Server{SocketPath: opts.SocketPath, grants: opts.Grants, upstream: opts.Upstream, record: opts.Record, able: opts.CanRecord, pace: newPace()}
+	s := &Server{SocketPath: opts.SocketPath, grants: opts.Grants, upstream: opts.Upstream, record: opts.Record, able: opts.CanRecord, pace: newPace(), slots: make(chan struct{}, maxConnections)}
 	if s.able == nil {
 		s.able = func() error { return nil }
 	}
@@ -116,10 +117,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 	defer l.Close()
 	var connections sync.WaitGroup
 	defer connections.Wait()
-	slots := make(chan struct{}, maxConnections)
 	for {
 		select {
-		case slots <- struct{}{}:
+		case s.slots <- struct{}{}:
 		case <-ctx.Done():
 			return
 		}
@@ -128,21 +128,33 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			<-slots
+			<-s.slots
 			time.Sleep(acceptPause) // descriptors have run out, for instance
 			continue
 		}
 		connections.Go(func() {
-			defer func() { <-slots }()
-			defer conn.Close()
-			defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+			defer func() { <-s.slots }()
 			s.serve(ctx, conn)
 		})
 	}
 }
 
+// ServeConn serves a connection that came on another way than by a listener, until ctx
+// or the connection ends, and closes it.
+func (s *Server) ServeConn(ctx context.Context, conn net.Conn) {
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+		s.serve(ctx, conn)
+	case <-ctx.Done():
+		_ = conn.Close()
+	}
+}
+
 // serve answers the requests of one connection.
 func (s *Server) serve(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	c := connection{Server: s}
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(idleTimeout))

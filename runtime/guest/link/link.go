@@ -133,6 +133,9 @@ type Start struct {
 	// GateRelay is the address and port of a relay that stands for the gate's
 	// socket, where the sandbox cannot connect to that. Empty is none.
 	GateRelay string
+	// GateAgent is the path at which the guest listens for clients of an SSH agent,
+	// whom it leads to that of the run by the relay. Empty is nowhere.
+	GateAgent string
 	// Secrets are variables, KEY=VALUE, over those of Env, whose values the guest masks
 	// in what commands print.
 	Secrets []string

@@ -25,7 +25,7 @@ func TestStartSurvivesItsEncoding(t *testing.T) {
 	want := Start{
 		Command: []string{"sh", "-c", "echo \x00\xff"}, Env: []string{"A=b", ""}, Dir: "/x", TTY: true, Rows: 65535, Cols: 1,
 		Interactive: true, WaitAttach: true, Timeout: time.Hour, Grace: time.Second, LogLimit: 1 << 40,
-		Kept: true, Gate: "/gate.sock", GateToken: "token", GateRelay: "198.18.7.18:3128", Secrets: []string{"TOKEN=s3cr3t"},
+		Kept: true, Gate: "/gate.sock", GateToken: "token", GateRelay: "198.18.7.18:3128", GateAgent: "/tmp/agent.sock", Secrets: []string{"TOKEN=s3cr3t"},
 	}
 	arg, err := EncodeStart(want)
 	if err != nil {

@@ -105,6 +105,7 @@ func (s Start) encode() []byte {
 	e.text(s.Gate)
 	e.text(s.GateToken)
 	e.text(s.GateRelay)
+	e.text(s.GateAgent)
 	e.list(s.Secrets)
 	e.text(s.Limits)
 	return e
@@ -118,7 +119,7 @@ func decodeStart(b []byte) (Start, error) {
 		TTY: d.flag(), Rows: d.uint16(), Cols: d.uint16(),
 		Interactive: d.flag(), WaitAttach: d.flag(),
 		Timeout: d.duration(), Grace: d.duration(), LogLimit: int64(d.number(1<<63 - 1)),
-		Kept: d.flag(), Gate: d.text(), GateToken: d.text(), GateRelay: d.text(), Secrets: d.list(), Limits: d.text(),
+		Kept: d.flag(), Gate: d.text(), GateToken: d.text(), GateRelay: d.text(), GateAgent: d.text(), Secrets: d.list(), Limits: d.text(),
 	}
 	return s, d.err("start")
 }

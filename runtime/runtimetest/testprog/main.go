@@ -43,6 +43,7 @@ func main() {
 		"echo":        echo,
 		"serve":       serve,
 		"http":        serveHTTP,
+		"socket":      greetSocket,
 		"sleep":       func(string) { time.Sleep(time.Hour) },
 	}
 	action, ok := actions[os.Args[1]]
@@ -223,4 +224,20 @@ func orphan(string) {
 		fail(err.Error())
 	}
 	fmt.Println("left behind")
+}
+
+// greetSocket says hello to a Unix socket and prints the answer.
+func greetSocket(path string) {
+	conn, err := net.DialTimeout("unix", path, 10*time.Second)
+	if err != nil {
+		fail(err.Error())
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := io.WriteString(conn, "hello\n"); err != nil {
+		fail(err.Error())
+	}
+	if _, err := io.Copy(os.Stdout, conn); err != nil {
+		fail(err.Error())
+	}
 }
