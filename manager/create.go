@@ -36,6 +36,7 @@ var createSteps = []struct {
 	do   func(*Manager, context.Context, *creation) error
 }{
 	{"record the run", (*Manager).recordRun},
+	{"claim the worktree", (*Manager).claimWorktree},
 	{"make the run's directory", (*Manager).makeDirectory},
 	{"fetch the secrets", (*Manager).fetchSecrets},
 	{"make its volumes", (*Manager).makeVolumes},
@@ -66,6 +67,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	}
 	if err == nil {
 		opts, err = withServers(opts)
+	}
+	if err == nil {
+		opts, err = m.withWorktree(ctx, opts)
 	}
 	if err == nil {
 		opts, err = m.withAgent(ctx, opts)

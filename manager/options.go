@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/record/worktree"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -97,10 +98,14 @@ const (
 
 // Options configures a new run.
 type Options struct {
-	Name      string   // explicit name; empty generates one
-	Workspace string   // host directory; empty makes a fresh one that goes away with the run
-	Grants    []string // rights to use credentials
-	Cmd       []string // command to run; empty is /bin/bash
+	Name      string // explicit name; empty generates one
+	Workspace string // host directory; empty makes a fresh one that goes away with the run
+	// WorktreeBranch has the run work on a branch, in a checkout of its own: Workspace is
+	// the repository then, or a directory in it, and stays as it is. The run's name
+	// ends in the branch. Only where callers are no agents.
+	WorktreeBranch string
+	Grants         []string // rights to use credentials
+	Cmd            []string // command to run; empty is /bin/bash
 	// Project takes moat.yaml of the workspace, if there is one and Config is nil.
 	// What config.yaml of the home says holds for every run below that.
 	Project       bool
@@ -158,8 +163,9 @@ type Options struct {
 	// It is called from Create's own goroutine.
 	Progress func(message string)
 
-	services  []serviceWish // of Dependencies, as they were resolved
-	proxyPort int           // where published ports have names, see RoutingPort; zero is the default
+	services  []serviceWish      // of Dependencies, as they were resolved
+	worktree  *worktree.Worktree // of WorktreeBranch, once it is there; Workspace is in it
+	proxyPort int                // where published ports have names, see RoutingPort; zero is the default
 }
 
 // StartOptions configures a start.

@@ -67,7 +67,10 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 	id := newRunID()
 	workspace := m.store.RunStore(id).WorkspaceDir()
 	owned := opts.Workspace == ""
-	if !owned {
+	switch {
+	case opts.worktree != nil:
+		workspace = opts.worktree.Path // it was made, and checked, by this Manager
+	case !owned:
 		var err error
 		if workspace, err = m.checkWorkspace(opts.Workspace); err != nil {
 			return fail(err)
@@ -95,7 +98,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		MemoryBytes: limits.MemoryBytes, CPUs: limits.CPUs,
 		Spec: encode(spec{
 			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Agent: opts.Agent, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), Secrets: opts.Secrets, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
-			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned,
+			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned, Worktree: opts.worktree,
 			Exclude: exclude, Volumes: opts.Volumes, Services: serviceSpecs(opts.services),
 		}),
 	}

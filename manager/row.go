@@ -14,6 +14,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/sshagent"
 	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
+	"github.com/drawbridge-mcp/drawbridge/manager/record/worktree"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -43,6 +44,8 @@ type spec struct {
 	Exclude    []string          `json:"exclude,omitempty"`         // below the workspace
 	Volumes    []VolumeMount     `json:"volumes,omitempty"`
 	Services   []serviceSpec     `json:"services,omitempty"`
+	// Worktree is that of the workspace; nil where it is none.
+	Worktree *worktree.Worktree `json:"worktree,omitempty"`
 }
 
 // meta is the part of a run that changes and that no query needs, as it is
@@ -188,6 +191,9 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 	}
 	run.servicesOf(row, &sp, &mt)
 	m.addURLs(run)
+	if sp.Worktree != nil {
+		run.WorktreeBranch, run.WorktreePath, run.WorktreeRepoID = sp.Worktree.Branch, row.Workspace, sp.Worktree.RepoID
+	}
 	if sp.Agent != "" {
 		run.Agent, run.Report = sp.Agent, m.reportOf(row.ID, sp.Agent, mt.Report)
 		if run.Report != nil && run.Report.Session != "" {

@@ -25,7 +25,7 @@ type Run struct {
 	Name      string // unique among live runs
 	Workspace string // host directory
 
-	// Where the workspace is a Git worktree.
+	// Where the workspace is a worktree; see package worktree.
 	WorktreeBranch string
 	WorktreePath   string
 	WorktreeRepoID string

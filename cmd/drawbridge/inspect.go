@@ -104,6 +104,7 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	for _, v := range r.Volumes {
 		f.add("volume", v.Name+" at "+v.Target)
 	}
+	f.add("branch", r.WorktreeBranch)
 	f.add("image", r.Image)
 	f.add("isolation", isolationText(r))
 	f.add("isolation note", r.IsolationNote)

@@ -91,6 +91,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.SetInterspersed(false) // flags after the command are its own
 	flags.StringVar(&f.opts.Name, "name", "", "name of the run (default a made-up one)")
 	flags.StringVarP(&f.opts.Workspace, "workspace", "w", "", "directory to work in, e.g. . (default an empty one)")
+	flags.StringVar(&f.opts.WorktreeBranch, "worktree", "", "branch to work on, in a checkout of its own: the workspace, or this directory, is its repository and stays as it is")
 	flags.StringVar(&f.opts.Image, "image", "", imageHelp("image of the sandbox"))
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "KEY=VALUE, or KEY to take it from this environment; may be repeated")
 	flags.BoolVarP(&f.opts.TTY, "tty", "t", false, "give the command a terminal; implies -i")
@@ -155,6 +156,9 @@ func parseSandbox(s string) (*bool, error) {
 func (a *app) parseRun(f runFlags) (manager.Options, error) {
 	opts := f.opts
 	opts.Project = !f.noProject
+	if opts.WorktreeBranch != "" && opts.Workspace == "" {
+		opts.Workspace = "."
+	}
 	var err error
 	if opts.Env, err = parseEnv(f.env); err != nil {
 		return opts, err
