@@ -127,7 +127,7 @@ func worktreeError(err error) error {
 	case errors.Is(err, worktree.ErrOther):
 		return failf(CodeConflict, "choose another branch, or remove that worktree with `drawbridge worktree clean`", "%v", err)
 	case errors.Is(err, worktree.ErrUnfetched):
-		return failf(CodeConflict, "fetch it, or remove it all the same with `drawbridge worktree clean --force`", "%v", err)
+		return failf(CodeConflict, "fetch it, or name it to `drawbridge worktree clean` with --force", "%v", err)
 	}
 	return err
 }

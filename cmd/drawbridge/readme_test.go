@@ -66,7 +66,7 @@ func TestTheFirstRunOfTheReadmeWorks(t *testing.T) {
 func TestLinksInTheDocumentationLeadSomewhere(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
-	for _, page := range []string{"README.md", "docs/architecture.md", "docs/configuration.md", "docs/moat-yaml.md", "docs/security.md", "docs/troubleshooting.md"} {
+	for _, page := range []string{"README.md", "docs/architecture.md", "docs/configuration.md", "docs/moat-yaml.md", "docs/ports.md", "docs/security.md", "docs/troubleshooting.md", "docs/worktrees.md"} {
 		path := filepath.Join("../..", page)
 		text, err := os.ReadFile(path)
 		if err != nil {
