@@ -11,12 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 
-	"go.uber.org/zap"
-
-	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -47,16 +43,16 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 	case opts.Prompt == "" && !opts.TTY:
 		return opts, failf(CodeInvalidArgument, "give it a prompt", "the agent %s has nothing to do", a.Name)
 	case !opts.TTY && opts.Interactive:
-		return opts, failf(CodeInvalidArgument, "leave interactive out; to go on with what it did, create a run with resume", "the agent %s takes one prompt, and no input after it", a.Name)
+		return opts, failf(CodeInvalidArgument, "leave interactive out; send_input gives it a further prompt once it has ended", "the agent %s takes one prompt, and no input after it", a.Name)
 	}
 	opts.Agent = a.Name
-	session := ""
+	opts = withSection(opts)
 	if opts.Resume != "" {
-		if session, opts.Workspace, err = m.sessionOf(ctx, a, opts); err != nil {
+		if opts.session, opts.Workspace, err = m.sessionOf(ctx, a, opts); err != nil {
 			return opts, err
 		}
 	}
-	opts.Cmd, err = a.Command(agent.Invocation{Prompt: opts.Prompt, Interactive: opts.TTY, Session: session, Model: opts.Model})
+	opts.Cmd, err = a.Command(agent.Invocation{Prompt: opts.Prompt, Interactive: opts.TTY, Session: opts.session, Model: opts.Model})
 	if err != nil {
 		return opts, failf(CodeInvalidArgument, "", "%v", err)
 	}
@@ -66,6 +62,27 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 	}
 	opts.Grants, err = m.grantsFor(ctx, a, opts.Grants)
 	return opts, err
+}
+
+// withSection returns the options with what the Config says about their agent.
+func withSection(opts Options) Options {
+	section := opts.sections[opts.Agent]
+	opts.forgetsSessions = section.forgetsSessions
+	fillIn(&opts.Model, section.model)
+	if section.provider != "" {
+		if opts.Model != "" && !strings.Contains(opts.Model, "/") {
+			opts.Model = section.provider + "/" + opts.Model
+		}
+		if !slices.Contains(opts.Grants, section.provider) {
+			opts.Grants = append(slices.Clip(opts.Grants), section.provider)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(section.servers)) {
+		if grant := section.servers[name].Grant; grant != "" && !slices.Contains(opts.Grants, grant) {
+			opts.Grants = append(slices.Clip(opts.Grants), grant)
+		}
+	}
+	return opts
 }
 
 // sessionOf returns the session of an earlier run, and the workspace that it is of.
@@ -87,6 +104,8 @@ func (m *Manager) sessionOf(ctx context.Context, a agent.Agent, opts Options) (s
 		return "", "", failf(CodeInvalidArgument, "leave the workspace out", "resume %s: its sessions are those of the workspace %s", earlier.ID, earlier.Workspace)
 	case earlier.OwnedWorkspace():
 		return "", "", failf(CodeInvalidArgument, "give runs that are to be resumed a workspace", "resume %s: its workspace goes away with it", earlier.ID)
+	case earlier.forgetsSessions:
+		return "", "", failf(CodeConflict, "begin anew, without resume", "resume %s: its sessions went away with it, as sync_logs of moat.yaml says", earlier.ID)
 	case earlier.Report == nil || earlier.Report.Session == "":
 		return "", "", failf(CodeConflict, "begin anew, without resume", "resume %s: it has begun no session", earlier.ID)
 	}
@@ -126,11 +145,20 @@ func (m *Manager) stageAgent(_ context.Context, c *creation) error {
 		return err
 	}
 	dir := filepath.Join(m.store.RunStore(c.row.ID).GateDir(), runtime.GateAgentHome)
-	setup := agent.Setup{Workspace: runtime.WorkspacePath, Env: c.spec.Env, Context: m.contextOf(c)}
+	setup := agent.Setup{Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: c.opts.sections[a.Name].provider, Context: m.contextOf(c)}
+	for name := range c.opts.Secrets {
+		setup.Env = append(setup.Env, name+"=") // the guest has the value
+	}
 	for _, s := range c.opts.MCPServers {
 		setup.Servers = append(setup.Servers, agent.Server{Name: s.Name, URL: s.URL})
 	}
+	for name, s := range c.opts.sections[a.Name].servers {
+		setup.Servers = append(setup.Servers, agent.Server{Name: name, Command: append([]string{s.Command}, s.Args...), Dir: s.Cwd, Env: s.Env})
+	}
 	files, err := a.Stage(setup)
+	if errors.Is(err, agent.ErrSetup) {
+		return failf(CodeInvalidArgument, "correct it in moat.yaml", "%v", err)
+	}
 	if err != nil {
 		return err
 	}
@@ -146,6 +174,9 @@ func (m *Manager) stageAgent(_ context.Context, c *creation) error {
 		if err != nil {
 			return fmt.Errorf("make the home of the agent: %w", err)
 		}
+	}
+	if c.opts.forgetsSessions {
+		return nil
 	}
 	sessions, err := m.sessionsDir(a.Name, &c.row)
 	if err != nil || sessions == "" {
@@ -204,191 +235,4 @@ func (m *Manager) contextOf(c *creation) agent.Context {
 		context.Grants = append(context.Grants, agent.Granted{Name: name})
 	}
 	return context
-}
-
-// reports keeps what agents have said so far, by run. It is safe for concurrent use.
-type reports struct {
-	mu   sync.Mutex
-	runs map[string]*reading // guarded by mu
-}
-
-// reading is the state of the reading of one agent's output.
-type reading struct {
-	mu     sync.Mutex
-	reader *agent.Reader    // guarded by mu
-	pos    logring.Position // guarded by mu
-}
-
-// maxReadings bounds how many are kept; then all are dropped, and read anew.
-const maxReadings = 256
-
-func (r *reports) of(id string, a agent.Agent) *reading {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if known := r.runs[id]; known != nil {
-		return known
-	}
-	if r.runs == nil || len(r.runs) >= maxReadings {
-		r.runs = map[string]*reading{}
-	}
-	fresh := &reading{reader: a.NewReader()}
-	r.runs[id] = fresh
-	return fresh
-}
-
-func (r *reports) drop(id string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.runs, id)
-}
-
-// reportOf returns what the agent of a run has said: as it was recorded at the end, or
-// so far.
-func (m *Manager) reportOf(id, name string, recorded *agent.Report) *agent.Report {
-	if recorded == nil {
-		return m.report(id, name, false)
-	}
-	own := *recorded // callers own what they get
-	own.Errors = slices.Clone(recorded.Errors)
-	return &own
-}
-
-// report returns what the agent of a run has said so far. An output that cannot be
-// read tells nothing.
-func (m *Manager) report(id, name string, isOver bool) *agent.Report {
-	a, err := agent.Lookup(name)
-	if err != nil {
-		return nil // of another version of this program
-	}
-	state := m.reports.of(id, a)
-	state.mu.Lock()
-	defer state.mu.Unlock()
-	if _, err := state.read(m.store.RunStore(id), nil); err != nil && !errors.Is(err, os.ErrNotExist) {
-		m.log.Warn("reading an agent's output failed", zap.String("run", id), zap.Error(err))
-	}
-	if isOver {
-		state.reader.End()
-	}
-	report := state.reader.Report()
-	state.reader.Take() // entries are for transcripts, which read for themselves
-	return &report
-}
-
-// read reads on to the end of the output, and hands out entries after each piece.
-func (s *reading) read(store *storage.RunStore, take func([]agent.Entry)) (lost int64, err error) {
-	reader, err := store.OpenLogs()
-	if err != nil {
-		return 0, err
-	}
-	defer reader.Close()
-	for {
-		records, next, dropped, err := reader.ReadFrom(s.pos, followBytes)
-		lost += dropped
-		if err != nil || next == s.pos {
-			return lost, err
-		}
-		s.pos = next
-		for _, record := range records {
-			if record.Stream != logring.Stdout {
-				continue
-			}
-			s.reader.Feed(record.Data, record.Time)
-			if take != nil {
-				take(s.reader.Take())
-			}
-		}
-	}
-}
-
-// TranscriptQuery selects a part of a transcript. With a cursor it goes forward from
-// there; without, it is the last entries.
-type TranscriptQuery struct {
-	Cursor string
-	Limit  int // entries; zero is 50, at most 500
-}
-
-// TranscriptEntry is a part of what an agent and its model said and did.
-type TranscriptEntry = agent.Entry
-
-// TranscriptPage is a part of a transcript, oldest first.
-type TranscriptPage struct {
-	Entries    []TranscriptEntry
-	NextCursor string // where to go on; valid for as long as the run exists
-	Truncated  bool   // there is more than fitted
-	LostBytes  int64  // of the output that are no longer kept
-	Report     *agent.Report
-}
-
-const maxTranscriptEntries = 500
-
-// Transcript returns a part of the transcript of a run of an agent, made from its
-// output. It proves nothing: it is what the program in the sandbox printed.
-func (m *Manager) Transcript(ctx context.Context, runID string, query TranscriptQuery) (TranscriptPage, error) {
-	page, err := m.transcript(ctx, runID, query)
-	return page, wrapf(err, "read the transcript of %s", runID)
-}
-
-func (m *Manager) transcript(ctx context.Context, runID string, query TranscriptQuery) (TranscriptPage, error) {
-	switch {
-	case query.Limit < 0 || query.Limit > maxTranscriptEntries:
-		return TranscriptPage{}, failf(CodeInvalidArgument, fmt.Sprintf("choose from 1 to %d", maxTranscriptEntries), "a page of %d entries is out of range", query.Limit)
-	case query.Limit == 0:
-		query.Limit = 50
-	}
-	from := -1
-	if query.Cursor != "" {
-		if _, err := fmt.Sscanf(query.Cursor, "e%d", &from); err != nil || from < 0 {
-			return TranscriptPage{}, failf(CodeInvalidArgument, "use the next_cursor of an earlier answer", "the cursor %q is not one of ours", query.Cursor)
-		}
-	}
-	run, err := m.get(ctx, runID)
-	if err != nil {
-		return TranscriptPage{}, err
-	}
-	a, err := agent.Lookup(run.Agent)
-	if err != nil {
-		return TranscriptPage{}, failf(CodeInvalidArgument, "read its logs", "it is no run of an agent")
-	}
-	s := &reading{reader: a.NewReader()}
-	page, count := TranscriptPage{}, 0 // entries so far
-	lost, err := s.read(run.Store, func(entries []agent.Entry) {
-		for _, e := range entries {
-			switch {
-			case from < 0:
-				if page.Entries = append(page.Entries, e); len(page.Entries) > query.Limit {
-					page.Entries, page.Truncated = slices.Delete(page.Entries, 0, 1), true
-				}
-			case count >= from && len(page.Entries) < query.Limit:
-				page.Entries = append(page.Entries, e)
-			case count >= from:
-				page.Truncated = true
-			}
-			count++
-		}
-	})
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return TranscriptPage{}, err
-	}
-	next := count
-	if from >= 0 {
-		next = min(from, count) + len(page.Entries)
-	}
-	page.NextCursor, page.LostBytes = fmt.Sprintf("e%d", next), lost
-	page.Report = run.Report
-	return page, nil
-}
-
-// lastReport returns the report of a run whose command has ended; nil where there is no
-// agent.
-func (m *Manager) lastReport(ctx context.Context, id string) *agent.Report {
-	row, err := m.anyRow(ctx, id)
-	if err != nil {
-		return nil
-	}
-	sp, _, err := m.documents.of(&row)
-	if err != nil || sp.Agent == "" {
-		return nil
-	}
-	defer m.reports.drop(id)
-	return m.report(id, sp.Agent, true)
 }

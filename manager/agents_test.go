@@ -143,6 +143,53 @@ func TestAgentIsConnectedToMCPServers(t *testing.T) {
 	}
 }
 
+// MCP servers that an agent starts are in its settings; their grants are those of the
+// run, and need the same consent. What is for another agent does nothing.
+func TestAgentStartsMCPServers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).withGate()
+	m := w.manager()
+	w.grantFor("anthropic", testAnthropicKey)
+	w.grantFor("openai", "sk-proj-"+strings.Repeat("k", 48))
+	w.grantFor("npm", "npm_"+strings.Repeat("k", 36))
+	project := `claude: {mcp: {files: {command: serve, args: ["a b"], env: {LEVEL: "2"}, cwd: sub}}}
+codex: {mcp: {notes: {command: note, grant: npm}}}
+`
+	for name, tt := range map[string]struct{ file, want, grants string }{
+		"claude": {".claude.json", `"exec \"$@\"",
+        "/workspace/sub",
+        "serve",
+        "a b"
+      ],`, "anthropic"},
+		"codex": {".codex/config.toml", "[mcp_servers.notes]\ncommand = \"note\"\nargs = []\n", "npm openai"},
+	} {
+		run, err := m.Create(t.Context(), Options{Agent: name, Prompt: "x", Image: w.image, Config: parseConfig(t, project)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		staged, err := os.ReadFile(filepath.Join(run.Store.GateDir(), runtime.GateAgentHome, tt.file))
+		if text := strings.ReplaceAll(string(staged), `cd -- \"$0\" && `, ""); err != nil || !strings.Contains(text, tt.want) {
+			t.Errorf("%s has %s, %v", name, text, err)
+		}
+		if got := strings.Join(run.Grants, " "); got != tt.grants {
+			t.Errorf("%s has the grants %s", name, got)
+		}
+	}
+	agents := w.manager(func(o *ManagerOptions) { o.ForAgents, o.Grants = true, []string{"openai"} })
+	if run, err := agents.Create(t.Context(), Options{Agent: "codex", Prompt: "x", Image: w.image, Config: parseConfig(t, project)}); AsError(err).Code != CodePolicyDenied || !strings.Contains(err.Error(), "npm") {
+		t.Errorf("without consent to the grant of a server: %+v, %v", run, err)
+	}
+	for config, says := range map[string]string{
+		"claude: {mcp: {a.b: {command: x}}}":      "not a name for an MCP server",
+		"codex: {shared_sessions: true}":          "codex.shared_sessions",
+		"claude: {base_url: 'https://x.example'}": "claude.base_url",
+	} {
+		if run, err := m.Create(t.Context(), Options{Agent: "claude", Prompt: "x", Image: w.image, Config: parseConfig(t, config+"\n")}); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %+v, %v; want %q", config, run, err, says)
+		}
+	}
+}
+
 // The versions of agents are those that images get.
 func TestAgentsAreDependencies(t *testing.T) {
 	t.Parallel()

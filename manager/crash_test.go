@@ -25,7 +25,7 @@ import (
 // The steps at which a process can fail or be killed. A test checks that the
 // lists are complete.
 var (
-	createStepNames = []string{"create: record the run", "create: claim the worktree", "create: make the run's directory", "create: fetch the secrets", "create: make its volumes", "create: register with the gate", "create: stage the agent", "create: get the images of services", "create: fetch what services serve", "create: make the sandbox", "create: publish the run"}
+	createStepNames = []string{"create: record the run", "create: claim the worktree", "create: claim the session", "create: make the run's directory", "create: fetch the secrets", "create: make its volumes", "create: register with the gate", "create: stage the agent", "create: get the images of services", "create: fetch what services serve", "create: make the sandbox", "create: publish the run"}
 	startStepNames  = []string{"start: take the lease", "start: start the sandbox", "start: record that it runs"}
 	finishStepNames = []string{"finish: record the end", "finish: release the sandbox"}
 	eraseStepNames  = []string{"destroy: mark the run", "destroy: remove the sandbox", "destroy: close the gate", "destroy: remove the directory", "destroy: remove the row"}

@@ -37,6 +37,7 @@ var createSteps = []struct {
 }{
 	{"record the run", (*Manager).recordRun},
 	{"claim the worktree", (*Manager).claimWorktree},
+	{"claim the session", (*Manager).claimSession},
 	{"make the run's directory", (*Manager).makeDirectory},
 	{"fetch the secrets", (*Manager).fetchSecrets},
 	{"make its volumes", (*Manager).makeVolumes},
@@ -52,6 +53,7 @@ var createSteps = []struct {
 // not been started. On error nothing is left behind. With an idempotency key, a
 // repeated call returns the run of the first one with Replayed set.
 func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
+	asked := requestOf(opts)
 	err := m.permitPorts(opts)
 	if err == nil {
 		err = m.permitServices(opts)
@@ -79,6 +81,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	}
 	if err != nil {
 		return nil, wrapf(err, "create a run")
+	}
+	if opts.Agent != "" {
+		opts.request = asked
 	}
 	row, spec, err := m.plan(ctx, opts)
 	if err != nil {
@@ -142,7 +147,8 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 	if c.opts.IdempotencyKey != "" {
 		key = &storage.Key{Op: "create_run", Key: c.opts.IdempotencyKey, ArgsHash: createHash(c.opts)}
 	}
-	generated := c.row.Name == ""
+	base, isOurs := c.row.Name, c.row.Name == "" || c.opts.isNamePrefix
+	taken := false
 	for try := 0; ; try++ {
 		hostPorts, err := chooseHostPorts(ctx, c.opts.Ports)
 		if err != nil {
@@ -151,11 +157,13 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 		if len(hostPorts) > 0 {
 			c.row.Meta = encode(meta{HostPorts: hostPorts})
 		}
-		if generated {
+		switch {
+		case base == "" && try < 3:
 			c.row.Name = generateName()
-		}
-		if generated && try >= 3 {
-			c.row.Name = withSuffix(c.row.Name)
+		case base == "":
+			c.row.Name = withSuffix(generateName())
+		case taken:
+			c.row.Name = withSuffix(base)
 		}
 		existing, err := m.store.InsertRun(ctx, c.row, storage.Insertion{
 			Key:    key,
@@ -167,7 +175,8 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 		if errors.Is(err, storage.ErrPortTaken) && try < 10 {
 			continue // that run does not listen there, or not yet
 		}
-		if errors.Is(err, storage.ErrNameTaken) && generated && try < 10 {
+		if errors.Is(err, storage.ErrNameTaken) && isOurs && try < 10 {
+			taken = true
 			continue
 		}
 		if err != nil {

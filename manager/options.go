@@ -166,6 +166,15 @@ type Options struct {
 	services  []serviceWish      // of Dependencies, as they were resolved
 	worktree  *worktree.Worktree // of WorktreeBranch, once it is there; Workspace is in it
 	proxyPort int                // where published ports have names, see RoutingPort; zero is the default
+	// sections are what a Config says about agents, by their names.
+	sections map[string]agentSection
+	// session is the one of Resume. The agent's own goes away with the sandbox if it
+	// forgetsSessions.
+	session         string
+	forgetsSessions bool
+	request         *request
+	// isNamePrefix says that Name gets a suffix where a live run has it.
+	isNamePrefix bool
 }
 
 // StartOptions configures a start.

@@ -40,7 +40,13 @@ var configKeys = []configKey{
 		}
 		return nil
 	}},
-	{"name", "", func(o *Options, c *config.Config) error { fillIn(&o.Name, c.Name); return nil }},
+	{"name", "", func(o *Options, c *config.Config) error {
+		// Siblings of one project share its file, so its name is but the beginning.
+		if o.Name == "" {
+			o.Name, o.isNamePrefix = c.Name, true
+		}
+		return nil
+	}},
 	{"version", "", ignoreConfig}, // it is for the readers of the file
 	{"runtime", "", func(o *Options, c *config.Config) error { fillIn(&o.Runtime, runtime.Type(c.Runtime)); return nil }},
 	{"grants", "", takeGrants},
@@ -62,6 +68,15 @@ var configKeys = []configKey{
 	{"container.memory", "", func(o *Options, c *config.Config) error { fillIn(&o.MemoryBytes, c.Container.Memory<<20); return nil }},
 	{"container.cpus", "", func(o *Options, c *config.Config) error { fillIn(&o.CPUs, c.Container.CPUs); return nil }},
 	{"container.ulimits", "", takeUlimits},
+	{"claude.mcp", "", takeSections},
+	{"claude.sync_logs", "", takeSections},
+	{"codex.mcp", "", takeSections},
+	{"codex.sync_logs", "", takeSections},
+	{"codex.shared_sessions", "false", ignoreConfig}, // sessions are kept apart
+	{"gemini.mcp", "", takeSections},
+	{"gemini.sync_logs", "", takeSections},
+	{"pi.provider", "", takeSections},
+	{"pi.model", "", takeSections},
 	{"snapshots.disabled", "", ignoreConfig},   // none are made
 	{"tracing.disable_exec", "", ignoreConfig}, // none is recorded
 	{"proxy.port", "", func(o *Options, c *config.Config) error { o.proxyPort = c.Proxy.Port; return nil }},
@@ -223,6 +238,26 @@ func takeMCP(o *Options, c *config.Config) error {
 	o.MCPServers = servers
 	return nil
 }
+
+// agentSection is what a Config says about one agent. It does nothing for a run of
+// another.
+type agentSection struct {
+	servers         map[string]config.LocalMCP
+	forgetsSessions bool
+	provider, model string
+}
+
+func takeSections(o *Options, c *config.Config) error {
+	o.sections = map[string]agentSection{
+		"claude": {servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs)},
+		"codex":  {servers: c.Codex.MCP, forgetsSessions: isOff(c.Codex.SyncLogs)},
+		"gemini": {servers: c.Gemini.MCP, forgetsSessions: isOff(c.Gemini.SyncLogs)},
+		"pi":     {provider: c.Pi.Provider, model: c.Pi.Model},
+	}
+	return nil
+}
+
+func isOff(choice *bool) bool { return choice != nil && !*choice }
 
 // withServers lets the run reach its MCP servers, and use their grants.
 func withServers(opts Options) (Options, error) {

@@ -97,7 +97,7 @@ container: {memory: 512, cpus: 1.5}
 	}
 	rules := []string{"api.example.com", "api.github.com allow GET /repos/**", "api.github.com deny * /**", "host.drawbridge.internal:11434"}
 	want := Options{
-		Name: "project", Runtime: runtime.TypeNative, Grants: []string{"github", "npm"}, Env: []string{"A=1", "B=2"},
+		Name: "project", isNamePrefix: true, Runtime: runtime.TypeNative, Grants: []string{"github", "npm"}, Env: []string{"A=1", "B=2"},
 		Network: NetworkPermissive, NetworkRules: rules, Cmd: []string{"make", "test"}, Interactive: true, MemoryBytes: 512 << 20, CPUs: 1.5,
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Options{})); diff != "" {
@@ -175,9 +175,19 @@ func TestCreateMakesTheRunThatAConfigWants(t *testing.T) {
 	w := newWorld(t)
 	m := w.manager()
 	c := parseConfig(t, "name: project\nenv: {WHO: config}\ncommand: [sh, -c, 'echo hello $WHO']\ncontainer: {memory: 256}\n")
-	run := w.started(m, Options{Config: c})
+	run := w.create(m, Options{Config: c})
 	if run.Name != "project" || run.MemoryBytes != 256<<20 {
 		t.Errorf("got the run %q with %d bytes", run.Name, run.MemoryBytes)
+	}
+	sibling := w.create(m, Options{Config: c})
+	if !strings.HasPrefix(sibling.Name, "project-") {
+		t.Errorf("a second run of the project is named %q", sibling.Name)
+	}
+	if _, err := m.Create(t.Context(), Options{Config: c, Name: sibling.Name}); AsError(err).Code != CodeConflict {
+		t.Errorf("a name that a caller has chosen and that is taken: %v", err)
+	}
+	if err := m.Start(t.Context(), run.ID, StartOptions{}); err != nil {
+		t.Fatal(err)
 	}
 	w.ended(m, run.ID)
 	page, err := m.Logs(t.Context(), run.ID, LogQuery{})

@@ -26,6 +26,12 @@ type spec struct {
 	Limit   []string `json:"network_limit,omitempty"` // rules beyond which the others do not count
 	Learn   bool     `json:"learn,omitempty"`
 	Agent   string   `json:"agent,omitempty"`
+	// Session is the one that the agent goes on with. What it does itself goes away
+	// with the sandbox if it ForgetsSessions.
+	Session         string   `json:"session,omitempty"`
+	ForgetsSessions bool     `json:"forgets_sessions,omitempty"`
+	Request         *request `json:"request,omitempty"` // of a run of an agent
+
 	Grants  []string `json:"grants,omitempty"`
 	Profile string   `json:"profile,omitempty"` // of the grants
 	// SSHAuthSock is the socket of the SSH agent that whoever created the run has,
@@ -195,6 +201,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		run.WorktreeBranch, run.WorktreePath, run.WorktreeRepoID = sp.Worktree.Branch, row.Workspace, sp.Worktree.RepoID
 	}
 	if sp.Agent != "" {
+		run.forgetsSessions = sp.ForgetsSessions
 		run.Agent, run.Report = sp.Agent, m.reportOf(row.ID, sp.Agent, mt.Report)
 		if run.Report != nil && run.Report.Session != "" {
 			run.ProviderMeta = map[string]string{"session_id": run.Report.Session}

@@ -112,6 +112,8 @@ type Run struct {
 	NetworkID           string
 	ServiceContainers   map[string]string // service name to container ID
 
+	forgetsSessions bool // of its agent: they go away with the sandbox
+
 	mu    sync.Mutex     // guards State, Error, StoppedAt in the setters
 	store *storage.Store // where SaveMetadata writes; nil for a Run made by hand
 }

@@ -3,26 +3,32 @@ package tools
 import (
 	"context"
 	"fmt"
+
+	"github.com/drawbridge-mcp/drawbridge/manager"
 )
 
 func sendInputTool() definition {
 	return definition{Tool{
-		Name:        "send_input",
-		Title:       "Send input to a run",
-		Toolset:     ToolsetExec,
-		Description: "Write to the standard input of a running run that was created with interactive: true. Then call logs with wait_seconds, or wait with match, for what it answers.",
+		Name:    "send_input",
+		Title:   "Send input to a run",
+		Toolset: ToolsetExec,
+		Description: "Write to the standard input of a running run that was created with interactive: true. Then call logs with wait_seconds, or wait with match, for what it answers. " +
+			"For an agent's run that has ended it is a further prompt: a new run, in the answer, goes on with its session.",
 		Annotations: Annotations{Destructive: true, OpenWorld: true},
 		Params: []Param{
 			runParam,
 			{Name: "text", Kind: Text, Max: maxInputArg, Description: "What to write. Default: nothing, for eof alone."},
 			{Name: "newline", Kind: Boolean, Description: "End the text with a line feed. Default true."},
 			{Name: "eof", Kind: Boolean, Description: "Close the input after the text: nothing more can be sent. Default false."},
+			{Name: "idempotency_key", Kind: Text, Min: 1, Max: maxKeyBytes, Description: "For agents: with the same key no second run is made."},
 		},
 		Fields: []Field{
 			rowField,
-			{Name: "bytes", Type: "integer", Description: "How many bytes the run's input has taken, the line feed included."},
-			{Name: "eof", Type: "boolean", Description: "The input is closed."},
-			{Name: "next_cursor", Type: "string", Description: "For logs or wait: what is printed after this input."},
+			{Name: "bytes", Type: "integer", Optional: true, Description: "How many bytes the run's input has taken, the line feed included."},
+			{Name: "eof", Type: "boolean", Optional: true, Description: "The input is closed."},
+			{Name: "next_cursor", Type: "string", Optional: true, Description: "For logs or wait: what is printed after this input."},
+			{Name: "resumed_run", Type: "string", Optional: true, Description: "The ended run of an agent whose session goes on in run, which is new."},
+			{Name: "replayed", Type: "boolean", Optional: true, Description: "An earlier call with this idempotency key made the run."},
 			nextField,
 		},
 	}, handleSendInput}
@@ -35,6 +41,12 @@ func handleSendInput(ctx context.Context, c *call) error {
 	run, err := c.run(ctx)
 	if err != nil {
 		return err
+	}
+	if run.TakesFollowUps() {
+		return followUp(ctx, c, run)
+	}
+	if c.Has("idempotency_key") {
+		return invalid("send_input: an idempotency_key is for runs of agents", "leave it out; input that was sent twice is read twice")
 	}
 	// The cursor is taken before the input is sent, so that it cannot miss what
 	// the command prints in answer.
@@ -55,5 +67,29 @@ func handleSendInput(ctx context.Context, c *call) error {
 	c.Flag("eof", c.Bool("eof"))
 	c.String("next_cursor", cursor)
 	c.String("next", fmt.Sprintf("call logs with run %s, this cursor and wait_seconds", run.ID))
+	return nil
+}
+
+// followUp gives an agent that has answered a further prompt, in a new run.
+func followUp(ctx context.Context, c *call, earlier *manager.Run) error {
+	if c.Text("text") == "" || c.Has("eof") || c.Has("newline") {
+		return invalid("send_input: an agent takes a prompt, and no input", "give text, and leave eof and newline out")
+	}
+	run, err := c.runs.FollowUp(ctx, earlier.ID, manager.FollowUpOptions{
+		Prompt: c.Text("text"), IdempotencyKey: c.Text("idempotency_key"), Progress: c.reporter(ctx),
+	})
+	if err != nil {
+		return err
+	}
+	replayed := run.Replayed
+	if run.GetState() == manager.StateCreated {
+		if run, err = c.startCreated(ctx, run); err != nil {
+			return err
+		}
+	}
+	c.Row("run", run)
+	c.String("resumed_run", earlier.ID)
+	c.FlagIf("replayed", replayed)
+	c.String("next", nextAfterStart(run))
 	return nil
 }

@@ -51,6 +51,7 @@ type Runs interface {
 	WaitFor(ctx context.Context, query manager.WaitQuery) (manager.WaitResult, error)
 	Exec(ctx context.Context, runID string, opts manager.ExecOptions) (*manager.ExecResult, error)
 	SendInput(ctx context.Context, runID string, data []byte, eof bool) (int, error)
+	FollowUp(ctx context.Context, runID string, opts manager.FollowUpOptions) (*manager.Run, error)
 	ReadFile(ctx context.Context, runID, path string, offset, limit int64) (*manager.FileContent, error)
 	WriteFile(ctx context.Context, runID, path string, data []byte, opts manager.WriteOptions) (*manager.FileInfo, error)
 }

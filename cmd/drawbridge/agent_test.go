@@ -102,6 +102,7 @@ type toolAnswer struct {
 	Runs []struct {
 		Run struct{ ID, State string }
 	}
+	Resumed   string `json:"resumed_run"`
 	Satisfied bool
 	Truncated bool
 	Lines     []struct{ Text string }

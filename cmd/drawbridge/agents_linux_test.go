@@ -18,14 +18,14 @@ type installedAgent struct {
 	grant    string
 	key      string // that the model service has to see
 	model    string
-	resumes  bool
 	variable string // of the placeholder
 }
 
 var installedAgents = map[string]installedAgent{
-	"claude": {"@anthropic-ai/claude-code/cli-wrapper.cjs", "anthropic", "sk-ant-api03-" + strings.Repeat("k", 93) + "AA", "", true, "ANTHROPIC_API_KEY"},
-	"codex":  {"@openai/codex/bin/codex.js", "openai", "sk-proj-" + strings.Repeat("k", 48), "", true, "OPENAI_API_KEY"},
-	"gemini": {"@google/gemini-cli/bundle/gemini.js", "gemini", "AIza" + strings.Repeat("k", 35), "gemini-2.5-flash", false, "GEMINI_API_KEY"},
+	"claude": {"@anthropic-ai/claude-code/cli-wrapper.cjs", "anthropic", "sk-ant-api03-" + strings.Repeat("k", 93) + "AA", "", "ANTHROPIC_API_KEY"},
+	"codex":  {"@openai/codex/bin/codex.js", "openai", "sk-proj-" + strings.Repeat("k", 48), "", "OPENAI_API_KEY"},
+	"gemini": {"@google/gemini-cli/bundle/gemini.js", "gemini", "AIza" + strings.Repeat("k", 35), "gemini-2.5-flash", "GEMINI_API_KEY"},
+	"pi":     {"@earendil-works/pi-coding-agent/dist/bundle/cli.js", "anthropic", "sk-ant-api03-" + strings.Repeat("k", 93) + "AA", "", "ANTHROPIC_API_KEY"},
 }
 
 // newAgentCLI is the program on a machine that has the agents, with a grant for one of
@@ -73,6 +73,68 @@ func newAgentCLI(t *testing.T, service *modeltest.Service) (c *cli, tools, modul
 	return c, tools, modules
 }
 
+// agentServer is a server of the program, with the grant of one agent allowed.
+func (c *cli) agentServer(a installedAgent, tools, modules string) *agent {
+	c.t.Helper()
+	if got := c.runInput(a.key+"\n", "grant", a.grant, "--from", "stdin", "--no-verify"); got.code != 0 {
+		c.t.Fatalf("grant: %+v", got)
+	}
+	if got := c.run("grant", "allow", a.grant); got.code != 0 {
+		c.t.Fatalf("grant allow: %+v", got)
+	}
+	return c.stdioAgent("--image", "", "--native-path", tools, "--native-path", modules)
+}
+
+// startService starts a model service that is closed with the test.
+func startService(t *testing.T, script ...modeltest.Step) *modeltest.Service {
+	t.Helper()
+	service, err := modeltest.Start(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(service.Close)
+	return service
+}
+
+// localServer is an MCP server for Node.js, which writes where it was asked for its
+// tools, and by whom.
+const localServer = `
+require("readline").createInterface({input: process.stdin}).on("line", line => {
+  const {id, method, params} = JSON.parse(line);
+  const say = result => console.log(JSON.stringify({jsonrpc: "2.0", id, result}));
+  if (method === "initialize") say({protocolVersion: params.protocolVersion, capabilities: {tools: {}}, serverInfo: {name: "notes", version: "1"}});
+  else if (method === "tools/list") {
+    require("fs").writeFileSync("/workspace/asked", process.env.WHO + " in " + process.cwd());
+    say({tools: [{name: "take_a_note", description: "takes a note", inputSchema: {type: "object"}}]});
+  } else if (id !== undefined) say({});
+});
+`
+
+// putProject writes a project with an MCP server for each agent.
+func (c *cli) putProject() {
+	c.t.Helper()
+	server := "{mcp: {notes: {command: node, args: [../server.js], env: {WHO: %s}, cwd: sub}}}"
+	text := "name: project\npi: {provider: anthropic, model: claude-sonnet-4-5}\n"
+	for _, agent := range []string{"claude", "codex", "gemini"} {
+		text += fmt.Sprintf("%s: "+server+"\n", agent, agent)
+	}
+	c.put("moat.yaml", text)
+	c.put("server.js", localServer)
+	c.put("sub/empty", "")
+}
+
+// put writes a file of the workspace.
+func (c *cli) put(name, text string) {
+	c.t.Helper()
+	path := filepath.Join(c.workspace, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // An agent says what is to be done, and a sibling does it in the workspace: logged in
 // with a credential that is not in its sandbox. Then another one goes on with what
 // the first one knows.
@@ -81,67 +143,77 @@ func TestAgentsWorkInSandboxes(t *testing.T) {
 	for name, a := range installedAgents {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			service, err := modeltest.Start([]modeltest.Step{
-				{Prompt: "make the file", Shell: "echo made by a sibling > made.txt; env", Answer: "The file is made."},
-				{Prompt: "what did you", Answer: "I made a file before."},
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(service.Close)
+			service := startService(t,
+				modeltest.Step{Prompt: "make the file", Shell: "echo made by a sibling > made.txt; env", Answer: "The file is made."},
+				modeltest.Step{Prompt: "what did you", Answer: "I made a file before."},
+			)
 			c, tools, modules := newAgentCLI(t, service)
-			if got := c.runInput(a.key+"\n", "grant", a.grant, "--from", "stdin", "--no-verify"); got.code != 0 {
-				t.Fatalf("grant: %+v", got)
-			}
-			server := c.stdioAgent("--image", "", "--native-path", tools, "--native-path", modules)
+			c.putProject()
+			server := c.agentServer(a, tools, modules)
 			wish := map[string]any{"agent": name, "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096}
 			if a.model != "" {
 				wish["model"] = a.model
 			}
+			c.must("grant", "disallow", a.grant)
 			if refused, err := server.try("create_run", wish); err != nil || refused.Error == nil || refused.Error.Code != "policy_denied" || !strings.Contains(refused.Error.Next, "drawbridge grant allow "+a.grant) {
 				t.Fatalf("without an allowed grant: %+v, %v", refused, err)
 			}
-			if got := c.run("grant", "allow", a.grant); got.code != 0 {
-				t.Fatalf("grant allow: %+v", got)
-			}
-			id := server.call("create_run", wish).Run.ID
-			t.Cleanup(func() { c.run("destroy", "--force", id) })
-			waited := server.call("wait", map[string]any{"run": id, "wait_seconds": 100})
-			logs := func() string { return c.run("logs", id).out + c.run("trace", id).out }
-			if !waited.Satisfied || waited.Run.State != "stopped" || waited.Run.Agent.State != "done" || waited.Run.Agent.Answer != "The file is made." || waited.Run.Agent.ToolCalls != 1 || waited.Run.Agent.Input == 0 {
-				t.Fatalf("it ended as %+v\n%s", waited.Run, logs())
-			}
-			made, err := os.ReadFile(filepath.Join(c.workspace, "made.txt"))
-			if err != nil || string(made) != "made by a sibling\n" {
-				t.Errorf("in the workspace is %q, %v", made, err)
-			}
+			c.must("grant", "allow", a.grant)
+			id := c.worked(server, a, wish)
 			asked := service.Requests()
 			if len(asked) == 0 || asked[len(asked)-1].Credential != a.key {
 				t.Errorf("the model service saw %+v", asked)
 			}
-			transcript := c.must("transcript", id)
-			for _, want := range []string{"made by a sibling > made.txt", "The file is made.", a.variable} {
-				if !strings.Contains(transcript, want) {
-					t.Errorf("the transcript lacks %q:\n%s", want, transcript)
-				}
+			if got, err := os.ReadFile(filepath.Join(c.workspace, "asked")); name != "pi" && (err != nil || string(got) != name+" in /workspace/sub") {
+				t.Errorf("the MCP server of the project was asked by %q, %v", got, err)
 			}
 			c.expectNowhere(a.key)
-			if !a.resumes {
-				return
-			}
-			wish["prompt"], wish["resume"] = "what did you do?", id
-			delete(wish, "workspace")
-			again := server.call("create_run", wish).Run.ID
-			t.Cleanup(func() { c.run("destroy", "--force", again) })
-			waited = server.call("wait", map[string]any{"run": again, "wait_seconds": 100})
-			if waited.Run.Agent.Answer != "I made a file before." {
-				t.Fatalf("resumed, it ended as %+v\n%s", waited.Run, c.run("logs", again).out)
-			}
-			asked = service.Requests()
-			if prompts := fmt.Sprint(asked[len(asked)-1].Prompts); !strings.Contains(prompts, "please make the file") {
-				t.Errorf("resumed, it knows only %s", prompts)
-			}
+			c.goesOn(server, service, id)
 		})
+	}
+}
+
+// worked has an agent make the file, and looks at what it says of that.
+func (c *cli) worked(server *agent, a installedAgent, wish map[string]any) (id string) {
+	c.t.Helper()
+	id = server.call("create_run", wish).Run.ID
+	c.t.Cleanup(func() { c.run("destroy", "--force", id) })
+	waited := server.call("wait", map[string]any{"run": id, "wait_seconds": 100})
+	if !waited.Satisfied || waited.Run.State != "stopped" || waited.Run.Agent.State != "done" || waited.Run.Agent.Answer != "The file is made." || waited.Run.Agent.ToolCalls != 1 || waited.Run.Agent.Input == 0 {
+		c.t.Fatalf("it ended as %+v\n%s", waited.Run, c.run("logs", id).out+c.run("trace", id).out)
+	}
+	made, err := os.ReadFile(filepath.Join(c.workspace, "made.txt"))
+	if err != nil || string(made) != "made by a sibling\n" {
+		c.t.Errorf("in the workspace is %q, %v", made, err)
+	}
+	transcript := c.must("transcript", id)
+	for _, want := range []string{"made by a sibling > made.txt", "The file is made.", a.variable} {
+		if !strings.Contains(transcript, want) {
+			c.t.Errorf("the transcript lacks %q:\n%s", want, transcript)
+		}
+	}
+	return id
+}
+
+// goesOn gives an agent that has ended a further prompt.
+func (c *cli) goesOn(server *agent, service *modeltest.Service, id string) {
+	c.t.Helper()
+	followed := server.call("send_input", map[string]any{"run": id, "text": "what did you do?", "idempotency_key": "once"})
+	again := followed.Run.ID
+	if again == id || followed.Resumed != id {
+		c.t.Fatalf("a further prompt is for %+v", followed)
+	}
+	c.t.Cleanup(func() { c.run("destroy", "--force", again) })
+	waited := server.call("wait", map[string]any{"run": again, "wait_seconds": 100})
+	if waited.Run.Agent.Answer != "I made a file before." {
+		c.t.Fatalf("resumed, it ended as %+v\n%s", waited.Run, c.run("logs", again).out)
+	}
+	asked := service.Requests()
+	if prompts := fmt.Sprint(asked[len(asked)-1].Prompts); !strings.Contains(prompts, "please make the file") {
+		c.t.Errorf("resumed, it knows only %s", prompts)
+	}
+	if retried := server.call("send_input", map[string]any{"run": id, "text": "what did you do?", "idempotency_key": "once"}); retried.Run.ID != again {
+		c.t.Errorf("sent again, it is %+v", retried)
 	}
 }
 

@@ -74,8 +74,9 @@ hide_rate_limit_model_nudge = true
 			writeTable(&b, "http_headers", server.Headers)
 			continue
 		}
-		fmt.Fprintf(&b, "command = %s\nargs = [", tomlString(server.Command[0]))
-		for i, arg := range server.Command[1:] {
+		command := s.commandLine(server)
+		fmt.Fprintf(&b, "command = %s\nargs = [", tomlString(command[0]))
+		for i, arg := range command[1:] {
 			if i > 0 {
 				b.WriteString(", ")
 			}

@@ -35,9 +35,11 @@ func piCommand(in Invocation) []string {
 
 // piStage needs no permissions: pi asks for none.
 func piStage(s Setup) ([]File, error) {
-	settings, err := jsonFile(".pi/agent/settings.json", object{
-		"defaultProjectTrust": "always", "enableInstallTelemetry": false, "quietStartup": true, "theme": "dark",
-	})
+	values := object{"defaultProjectTrust": "always", "enableInstallTelemetry": false, "quietStartup": true, "theme": "dark"}
+	if s.Provider != "" {
+		values["defaultProvider"] = s.Provider
+	}
+	settings, err := jsonFile(".pi/agent/settings.json", values)
 	if err != nil {
 		return nil, err
 	}

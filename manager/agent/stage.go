@@ -22,6 +22,9 @@ type Setup struct {
 	// Env are the sandbox's variables, of which those that grants put there are
 	// read: agents ask whether to use a key that they see for the first time.
 	Env []string
+	// Provider is whose models pi uses where it is not told a model; empty is its own
+	// choice. The other agents have but one.
+	Provider string
 	// Servers are the MCP servers that the agent is connected to.
 	Servers []Server
 	// Context is what the agent is told about the sandbox.
@@ -32,6 +35,7 @@ type Setup struct {
 type Server struct {
 	Name    string
 	Command []string
+	Dir     string            // that the command starts in; empty is the workspace
 	Env     map[string]string // of the command
 	URL     string            // of streamable HTTP
 	Headers map[string]string // of requests to the URL
@@ -100,8 +104,10 @@ func (s Server) check() error {
 	switch {
 	case (len(s.Command) > 0) == (s.URL != ""):
 		return fmt.Errorf("%w: the MCP server %s needs either a command or a URL", ErrSetup, s.Name)
-	case s.URL != "" && len(s.Env) > 0:
-		return fmt.Errorf("%w: the MCP server %s has variables, which are for a command", ErrSetup, s.Name)
+	case s.URL != "" && (len(s.Env) > 0 || s.Dir != ""):
+		return fmt.Errorf("%w: the MCP server %s has variables or a directory, which are for a command", ErrSetup, s.Name)
+	case slices.ContainsFunc(append([]string{s.Dir}, s.Command...), func(word string) bool { return strings.ContainsRune(word, 0) }):
+		return fmt.Errorf("%w: the command of the MCP server %s holds a zero byte", ErrSetup, s.Name)
 	case s.URL == "" && len(s.Headers) > 0:
 		return fmt.Errorf("%w: the MCP server %s has headers, which are for a URL", ErrSetup, s.Name)
 	}
@@ -147,6 +153,19 @@ func jsonFile(name string, value any) (File, error) {
 	return File{Path: name, Content: b.Bytes(), Mode: configMode}, nil
 }
 
+// commandLine returns what the agent starts. Not all agents can name a directory, so
+// a shell goes there.
+func (s Setup) commandLine(server Server) []string {
+	if server.Dir == "" {
+		return server.Command
+	}
+	dir := server.Dir
+	if !path.IsAbs(dir) {
+		dir = path.Join(s.Workspace, dir)
+	}
+	return append([]string{"/bin/sh", "-c", `cd -- "$0" && exec "$@"`, dir}, server.Command...)
+}
+
 // servers returns the MCP servers as the agents with JSON have them. URLKey is the
 // field of the URL of streamable HTTP, extra is what such servers have besides.
 func (s Setup) servers(urlKey string, extra object) object {
@@ -160,7 +179,8 @@ func (s Setup) servers(urlKey string, extra object) object {
 			}
 			maps.Copy(one, extra)
 		} else {
-			one["command"], one["args"] = server.Command[0], append([]string{}, server.Command[1:]...)
+			command := s.commandLine(server)
+			one["command"], one["args"] = command[0], append([]string{}, command[1:]...)
 			if len(server.Env) > 0 {
 				one["env"] = server.Env
 			}

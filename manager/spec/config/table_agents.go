@@ -27,10 +27,10 @@ func claude() shape[Claude] {
 		}
 	},
 		key("base_url", func(c *Claude) *string { return &c.BaseURL }, text(webURL), about{does: "another server for the model's API", rule: "not with llm-gateway", example: "http://localhost:8787"}),
-		key("sync_logs", func(c *Claude) **bool { return &c.SyncLogs }, choice(), about{does: "whether sessions are kept on this machine", example: "false"}),
+		key("sync_logs", func(c *Claude) **bool { return &c.SyncLogs }, choice(), about{does: "whether sessions are kept on this machine", fallback: "true, apart for each workspace", rule: "without them no run goes on with another", example: "false"}),
 		key("plugins", func(c *Claude) *map[string]bool { return &c.Plugins }, mapOf("PLUGIN@MARKETPLACE", pluginName, boolean()), about{does: "plugins that are on or off", example: `{"docs@tools": true}`}),
 		key("marketplaces", func(c *Claude) *map[string]Marketplace { return &c.Marketplaces }, mapOf("MARKETPLACE", entryName, marketplace()), about{does: "where plugins come from", example: "{tools: {source: github, repo: example/tools}}"}),
-		key("mcp", func(c *Claude) *map[string]LocalMCP { return &c.MCP }, mapOf("SERVER", entryName, localMCP(false)), about{does: "MCP servers that are started in the sandbox", example: "{files: {command: npx, args: [server]}}"}),
+		key("mcp", func(c *Claude) *map[string]LocalMCP { return &c.MCP }, mapOf("SERVER", entryName, localMCP(false)), about{does: "MCP servers that are started in the sandbox, by this agent", example: "{files: {command: npx, args: [server]}}"}),
 		key("subscription_type", func(c *Claude) *string { return &c.SubscriptionType }, text(entryName), about{does: "plan that Claude Code shows", fallback: "max", example: "pro"}),
 		key("rate_limit_tier", func(c *Claude) *string { return &c.RateLimitTier }, text(entryName), about{does: "tier that Claude Code shows", example: "default_claude_max_20x"}),
 		key("llm-gateway", func(c *Claude) **LLMGateway { return &c.LLMGateway }, pointer(object(nil,
@@ -63,7 +63,7 @@ func localMCP(grants bool) shape[LocalMCP] {
 		key("command", func(l *LocalMCP) *string { return &l.Command }, text(oneLine), about{required: true, does: "program", example: "npx"}),
 		key("args", func(l *LocalMCP) *[]string { return &l.Args }, listOf(text(commandWord), nil), about{does: "its arguments", example: "[server]"}),
 		key("env", func(l *LocalMCP) *map[string]string { return &l.Env }, mapOf("VARIABLE", envName, orEmpty(text(envValue))), about{does: "variables of its environment", example: "{DEBUG: \"1\"}"}),
-		key("cwd", func(l *LocalMCP) *string { return &l.Cwd }, text(oneLine), about{does: "directory that it starts in", example: "/workspace"}),
+		key("cwd", func(l *LocalMCP) *string { return &l.Cwd }, text(oneLine), about{does: "directory that it starts in", fallback: "the workspace", rule: "relative to the workspace, or of the sandbox", example: "/workspace"}),
 	}
 	if grants {
 		members = append(members, key("grant", func(l *LocalMCP) *string { return &l.Grant }, text(grantName), about{does: "grant that it uses", example: "github"}))
@@ -73,9 +73,9 @@ func localMCP(grants bool) shape[LocalMCP] {
 
 func codex() shape[Codex] {
 	return object(nil,
-		key("sync_logs", func(c *Codex) **bool { return &c.SyncLogs }, choice(), about{does: "whether sessions are kept on this machine", example: "false"}),
+		key("sync_logs", func(c *Codex) **bool { return &c.SyncLogs }, choice(), about{does: "whether sessions are kept on this machine", fallback: "true, apart for each workspace", rule: "without them no run goes on with another", example: "false"}),
 		key("shared_sessions", func(c *Codex) *bool { return &c.SharedSessions }, boolean(), about{does: "whether the run sees the sessions of all projects", fallback: "false", example: "true"}),
-		key("mcp", func(c *Codex) *map[string]LocalMCP { return &c.MCP }, mapOf("SERVER", entryName, localMCP(true)), about{does: "MCP servers that are started in the sandbox", example: "{files: {command: npx, args: [server]}}"}),
+		key("mcp", func(c *Codex) *map[string]LocalMCP { return &c.MCP }, mapOf("SERVER", entryName, localMCP(true)), about{does: "MCP servers that are started in the sandbox, by this agent", example: "{files: {command: npx, args: [server]}}"}),
 	)
 }
 
@@ -91,15 +91,15 @@ func copilot() shape[Copilot] {
 
 func gemini() shape[Gemini] {
 	return object(nil,
-		key("sync_logs", func(g *Gemini) **bool { return &g.SyncLogs }, choice(), about{does: "whether sessions are kept on this machine", example: "false"}),
-		key("mcp", func(g *Gemini) *map[string]LocalMCP { return &g.MCP }, mapOf("SERVER", entryName, localMCP(true)), about{does: "MCP servers that are started in the sandbox", example: "{files: {command: npx, args: [server]}}"}),
+		key("sync_logs", func(g *Gemini) **bool { return &g.SyncLogs }, choice(), about{does: "whether sessions are kept on this machine", fallback: "true, apart for each workspace", rule: "without them no run goes on with another", example: "false"}),
+		key("mcp", func(g *Gemini) *map[string]LocalMCP { return &g.MCP }, mapOf("SERVER", entryName, localMCP(true)), about{does: "MCP servers that are started in the sandbox, by this agent", example: "{files: {command: npx, args: [server]}}"}),
 	)
 }
 
 func pi() shape[Pi] {
 	return object(nil,
 		key("provider", func(p *Pi) *string { return &p.Provider }, oneOf("anthropic", "openai"), about{does: "whose models it uses", fallback: "that of the only grant", example: "anthropic"}),
-		key("model", func(p *Pi) *string { return &p.Model }, text(modelName), about{does: "model", example: "claude-opus-4-8"}),
+		key("model", func(p *Pi) *string { return &p.Model }, text(modelName), about{does: "model", rule: "one of the provider", example: "claude-opus-4-8"}),
 		key("packages", func(p *Pi) *[]string { return &p.Packages }, listOf(text(piPackage), nil), about{does: "packages that are installed in the image", example: "[\"npm:@acme/reviewer@1.2.0\"]"}),
 	)
 }
