@@ -28,21 +28,34 @@ var installedAgents = map[string]installedAgent{
 	"pi":     {"@earendil-works/pi-coding-agent/dist/bundle/cli.js", "anthropic", "sk-ant-api03-" + strings.Repeat("k", 93) + "AA", "", "ANTHROPIC_API_KEY"},
 }
 
-// newAgentCLI is the program on a machine that has the agents, with a grant for one of
-// them, and whose way out leads to a model service.
-func newAgentCLI(t *testing.T, service *modeltest.Service) (c *cli, tools, modules string) {
+// agentModules is the directory of the packages of agents.
+func agentModules(t *testing.T) string {
 	t.Helper()
 	root := os.Getenv("DRAWBRIDGE_AGENTS")
 	if root == "" {
 		runtimetest.Missing(t, "DRAWBRIDGE_AGENTS is not set: scripts/test installs the agents of scripts/agents and sets it")
 	}
-	c = newNativeCLI(t)
-	roots := filepath.Join(t.TempDir(), "roots.pem")
+	return filepath.Join(root, "node_modules")
+}
+
+// leadTo has the way out lead to a model service.
+func (c *cli) leadTo(service *modeltest.Service) {
+	c.t.Helper()
+	roots := filepath.Join(c.t.TempDir(), "roots.pem")
 	if err := os.WriteFile(roots, service.CA(), 0o600); err != nil {
-		t.Fatal(err)
+		c.t.Fatal(err)
 	}
 	c.env = append(c.env, "DRAWBRIDGE_KEYRING=file", "DRAWBRIDGE_EXTRA_CA="+roots, "HTTPS_PROXY="+service.ProxyURL(), "https_proxy="+service.ProxyURL(), "NO_PROXY=", "no_proxy=")
-	modules = filepath.Join(root, "node_modules")
+}
+
+// newAgentCLI is the program on a machine that has the agents, with a grant for one of
+// them, and whose way out leads to a model service.
+func newAgentCLI(t *testing.T, service *modeltest.Service) (c *cli, tools, modules string) {
+	t.Helper()
+	modules = agentModules(t)
+	c = newNativeCLI(t)
+	c.leadTo(service)
+	root := filepath.Dir(modules)
 	// Beside them, because what is in /tmp is never a toolchain.
 	tools, err := os.MkdirTemp(filepath.Dir(root), "tools-")
 	if err != nil {
@@ -74,7 +87,7 @@ func newAgentCLI(t *testing.T, service *modeltest.Service) (c *cli, tools, modul
 }
 
 // agentServer is a server of the program, with the grant of one agent allowed.
-func (c *cli) agentServer(a installedAgent, tools, modules string) *agent {
+func (c *cli) agentServer(a installedAgent, serve ...string) *agent {
 	c.t.Helper()
 	if got := c.runInput(a.key+"\n", "grant", a.grant, "--from", "stdin", "--no-verify"); got.code != 0 {
 		c.t.Fatalf("grant: %+v", got)
@@ -82,7 +95,7 @@ func (c *cli) agentServer(a installedAgent, tools, modules string) *agent {
 	if got := c.run("grant", "allow", a.grant); got.code != 0 {
 		c.t.Fatalf("grant allow: %+v", got)
 	}
-	return c.stdioAgent("--image", "", "--native-path", tools, "--native-path", modules)
+	return c.stdioAgent(serve...)
 }
 
 // startService starts a model service that is closed with the test.
@@ -149,7 +162,7 @@ func TestAgentsWorkInSandboxes(t *testing.T) {
 			)
 			c, tools, modules := newAgentCLI(t, service)
 			c.putProject()
-			server := c.agentServer(a, tools, modules)
+			server := c.agentServer(a, "--image", "", "--native-path", tools, "--native-path", modules)
 			wish := map[string]any{"agent": name, "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096}
 			if a.model != "" {
 				wish["model"] = a.model
