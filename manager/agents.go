@@ -104,6 +104,8 @@ func (m *Manager) sessionOf(ctx context.Context, a agent.Agent, opts Options) (s
 		return "", "", failf(CodeInvalidArgument, "leave the workspace out", "resume %s: its sessions are those of the workspace %s", earlier.ID, earlier.Workspace)
 	case earlier.OwnedWorkspace():
 		return "", "", failf(CodeInvalidArgument, "give runs that are to be resumed a workspace", "resume %s: its workspace goes away with it", earlier.ID)
+	case opts.forgetsSessions:
+		return "", "", failf(CodeInvalidArgument, "take sync_logs: false out of moat.yaml, or begin anew, without resume", "resume %s: a run that keeps no sessions sees none", earlier.ID)
 	case earlier.forgetsSessions:
 		return "", "", failf(CodeConflict, "begin anew, without resume", "resume %s: its sessions went away with it, as sync_logs of moat.yaml says", earlier.ID)
 	case earlier.Report == nil || earlier.Report.Session == "":

@@ -104,6 +104,8 @@ func TestFollowUpsThatCannotBeHad(t *testing.T) {
 	workspace, opts := programFor(t, w, saysSession)
 	other := w.started(m, Options{Cmd: shell("true")})
 	w.ended(m, other.ID)
+	kept := w.started(m, opts).ID
+	w.ended(m, kept)
 	for name, tt := range map[string]struct {
 		change func(*Options)
 		says   string
@@ -124,10 +126,13 @@ func TestFollowUpsThatCannotBeHad(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %q", name, again, err, tt.says)
 		}
 	}
+	if run, err := m.Create(t.Context(), Options{Agent: "claude", Prompt: "more", Workspace: workspace, Image: w.image, Resume: kept, Project: true}); err == nil || !strings.Contains(err.Error(), "keeps no sessions") {
+		t.Errorf("going on without sessions: %+v, %v", run, err)
+	}
 	if again, err := m.FollowUp(t.Context(), other.ID, FollowUpOptions{Prompt: "more"}); AsError(err).Code != CodeInvalidArgument {
 		t.Errorf("to a plain command: %+v, %v", again, err)
 	}
-	if kept, err := filepath.Glob(filepath.Join(w.home, "sessions", "claude", "*")); err != nil || len(kept) != 1 {
-		t.Errorf("directories of sessions: %v, %v; want that of the runs that keep theirs", kept, err)
+	if dirs, err := filepath.Glob(filepath.Join(w.home, "sessions", "claude", "*")); err != nil || len(dirs) != 1 {
+		t.Errorf("directories of sessions: %v, %v; want that of the runs that keep theirs", dirs, err)
 	}
 }

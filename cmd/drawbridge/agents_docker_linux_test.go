@@ -127,16 +127,16 @@ func (l *imageLayer) fill(modules, busybox string) error {
 
 // program writes a program with the libraries that it is linked to.
 func (l *imageLayer) program(source, target string) error {
-	if err := l.file(source, target, 0o755); err != nil {
+	if err := l.file(source, target); err != nil {
 		return err
 	}
 	listing, err := exec.Command("ldd", source).Output()
 	if err != nil {
 		return nil // it is linked to nothing
 	}
-	for _, word := range strings.Fields(string(listing)) {
-		if strings.HasPrefix(word, "/") {
-			if err := l.file(word, strings.TrimPrefix(word, "/"), 0o755); err != nil {
+	for word := range strings.FieldsSeq(string(listing)) {
+		if target, isPath := strings.CutPrefix(word, "/"); isPath {
+			if err := l.file(word, target); err != nil {
 				return err
 			}
 		}
@@ -158,7 +158,7 @@ func (l *imageLayer) tree(source, target string) error {
 	})
 }
 
-func (l *imageLayer) file(source, target string, mode int64) error {
+func (l *imageLayer) file(source, target string) error {
 	if l.has[target] {
 		return nil
 	}
@@ -172,7 +172,7 @@ func (l *imageLayer) file(source, target string, mode int64) error {
 	if err != nil {
 		return err
 	}
-	if err := l.WriteHeader(&tar.Header{Name: target, Mode: mode, Size: info.Size()}); err != nil {
+	if err := l.WriteHeader(&tar.Header{Name: target, Mode: 0o755, Size: info.Size()}); err != nil {
 		return err
 	}
 	_, err = io.Copy(l, f)

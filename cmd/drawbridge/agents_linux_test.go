@@ -110,14 +110,14 @@ func startService(t *testing.T, script ...modeltest.Step) *modeltest.Service {
 }
 
 // localServer is an MCP server for Node.js, which writes where it was asked for its
-// tools, and by whom.
+// tools, by whom, and what it lacks to use the run's grants.
 const localServer = `
 require("readline").createInterface({input: process.stdin}).on("line", line => {
   const {id, method, params} = JSON.parse(line);
   const say = result => console.log(JSON.stringify({jsonrpc: "2.0", id, result}));
   if (method === "initialize") say({protocolVersion: params.protocolVersion, capabilities: {tools: {}}, serverInfo: {name: "notes", version: "1"}});
   else if (method === "tools/list") {
-    require("fs").writeFileSync("/workspace/asked", process.env.WHO + " in " + process.cwd());
+    require("fs").writeFileSync("/workspace/asked", process.env.WHO + " in " + process.cwd() + ["HTTPS_PROXY", "NODE_EXTRA_CA_CERTS", process.env.KEY].map(name => process.env[name] ? "" : " without " + name).join(""));
     say({tools: [{name: "take_a_note", description: "takes a note", inputSchema: {type: "object"}}]});
   } else if (id !== undefined) say({});
 });
@@ -126,10 +126,10 @@ require("readline").createInterface({input: process.stdin}).on("line", line => {
 // putProject writes a project with an MCP server for each agent.
 func (c *cli) putProject() {
 	c.t.Helper()
-	server := "{mcp: {notes: {command: node, args: [../server.js], env: {WHO: %s}, cwd: sub}}}"
+	server := "{mcp: {notes: {command: node, args: [../server.js], env: {WHO: %s, KEY: %s}, cwd: sub}}}"
 	text := "name: project\npi: {provider: anthropic, model: claude-sonnet-4-5}\n"
 	for _, agent := range []string{"claude", "codex", "gemini"} {
-		text += fmt.Sprintf("%s: "+server+"\n", agent, agent)
+		text += fmt.Sprintf("%s: "+server+"\n", agent, agent, installedAgents[agent].variable)
 	}
 	c.put("moat.yaml", text)
 	c.put("server.js", localServer)

@@ -75,17 +75,25 @@ hide_rate_limit_model_nudge = true
 			continue
 		}
 		command := s.commandLine(server)
-		fmt.Fprintf(&b, "command = %s\nargs = [", tomlString(command[0]))
-		for i, arg := range command[1:] {
-			if i > 0 {
-				b.WriteString(", ")
-			}
-			b.WriteString(tomlString(arg))
-		}
-		b.WriteString("]\n")
+		fmt.Fprintf(&b, "command = %s\n", tomlString(command[0]))
+		writeList(&b, "args", command[1:])
+		// Codex starts servers with a few variables of its own choice otherwise.
+		writeList(&b, "env_vars", s.variables(server))
 		writeTable(&b, "env", server.Env)
 	}
 	return []File{{Path: ".codex/config.toml", Content: []byte(b.String()), Mode: configMode}}, nil
+}
+
+// writeList writes an array of strings.
+func writeList(b *strings.Builder, name string, values []string) {
+	fmt.Fprintf(b, "%s = [", name)
+	for i, value := range values {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(tomlString(value))
+	}
+	b.WriteString("]\n")
 }
 
 // writeTable writes an inline table, if there is anything in it.

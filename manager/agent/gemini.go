@@ -2,6 +2,8 @@ package agent
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -38,6 +40,22 @@ func geminiCommand(in Invocation) []string {
 }
 
 func geminiStage(s Setup) ([]File, error) {
+	s.Servers = slices.Clone(s.Servers)
+	for i, server := range s.Servers {
+		if server.URL != "" {
+			continue
+		}
+		// Gemini CLI keeps from servers what looks like a secret, as placeholders do,
+		// and what it does not know, unless their settings refer to it.
+		env := maps.Clone(server.Env)
+		for _, name := range s.variables(server) {
+			if env == nil {
+				env = map[string]string{}
+			}
+			env[name] = "$" + name
+		}
+		s.Servers[i].Env = env
+	}
 	settings, err := jsonFile(".gemini/settings.json", object{
 		"general":   object{"enableAutoUpdate": false, "enableAutoUpdateNotification": false},
 		"ide":       object{"enabled": false, "hasSeenNudge": true},

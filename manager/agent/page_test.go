@@ -33,6 +33,8 @@ What else the agents differ in:
 - Codex tells no times in its output, and not which model it uses. On a terminal it asks
   ` + "`raw.githubusercontent.com`" + ` for tips, which a strict network refuses.
 - Claude Code asks ` + "`api.anthropic.com`" + ` for the settings and limits of an organisation, whatever its settings are.
+- MCP servers that Codex and Gemini CLI start get but a few variables by themselves; the settings name those of the
+  sandbox, by which a server finds the gate and the placeholders of grants.
 - Codex and Claude Code read standard input before they begin, so it has to be at its end.
 `
 

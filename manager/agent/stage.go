@@ -19,8 +19,9 @@ import (
 type Setup struct {
 	// Workspace is the absolute path of the workspace in the sandbox.
 	Workspace string
-	// Env are the sandbox's variables, of which those that grants put there are
-	// read: agents ask whether to use a key that they see for the first time.
+	// Env are the sandbox's variables. Of those that grants put there the values are
+	// read: agents ask whether to use a key that they see for the first time. Of the
+	// others only the names are, for servers that an agent would start without them.
 	Env []string
 	// Provider is whose models pi uses where it is not told a model; empty is its own
 	// choice. The other agents have but one.
@@ -58,7 +59,9 @@ const (
 var (
 	// serverPattern is what all agents take as the name of a server.
 	serverPattern = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
-	keyPattern    = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_-]{0,127}$`)
+	// variablePattern is what all agents take as the name of a variable.
+	variablePattern = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+	keyPattern      = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_-]{0,127}$`)
 )
 
 // Stage returns the files that the agent expects in its user's home, sorted by their
@@ -136,6 +139,20 @@ func (s Setup) variable(name string) string {
 		}
 	}
 	return ""
+}
+
+// variables returns the names of the sandbox's variables that a server is to have too,
+// because it has no value of its own for them: the gate's, and those of grants.
+func (s Setup) variables(server Server) []string {
+	var names []string
+	for _, v := range s.Env {
+		name, _, _ := strings.Cut(v, "=")
+		if _, isOwn := server.Env[name]; !isOwn && variablePattern.MatchString(name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // object is a JSON object; encoding/json sorts its keys.

@@ -22,7 +22,7 @@ import (
 
 // Bounds on looking at a machine.
 const (
-	askTime     = 10 * time.Second // for a program to tell its version
+	askTime     = 30 * time.Second // for a program to tell its version; those of Node.js take 10 s on a busy machine
 	askedAtOnce = 4                // programs
 	answerBytes = 4 << 10          // of its answer that are read
 	noteBytes   = 4 << 20          // of a file that says what is installed
