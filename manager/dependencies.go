@@ -20,16 +20,17 @@ var nativePath = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/us
 // withDependencies returns the options with an image that has what the run depends
 // on, which is built if need be. A native run uses what this machine has.
 func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, error) {
-	wanted := opts.Dependencies
-	opts.Dependencies = nil
-	if len(wanted) == 0 && len(opts.Services) == 0 {
-		return opts, nil
+	wanted, hooks := opts.Dependencies, deps.Hooks{Root: opts.PostBuildRoot, User: opts.PostBuild}
+	opts.Dependencies, opts.PostBuildRoot, opts.PostBuild = nil, "", ""
+	if size := len(hooks.Root) + len(hooks.User); size > maxHookBytes {
+		return opts, failf(CodeInvalidArgument, "put them into a program that they download", "the hooks of the build have %d bytes, the limit is %d", size, maxHookBytes)
 	}
 	list, err := deps.Parse(wanted)
 	if err != nil {
 		return opts, failf(CodeInvalidArgument, "docs/dependencies-of-runs.md lists what there is", "%v", err)
 	}
 	plan, err := deps.Resolve(list)
+	nothing := err == nil && plan.Empty() && hooks == (deps.Hooks{}) // to build
 	switch {
 	case err != nil:
 		return opts, failf(CodeInvalidArgument, "docs/dependencies-of-runs.md lists what there is", "%v", err)
@@ -38,8 +39,9 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 		return opts, failf(CodeInvalidArgument, "add "+name+" to the dependencies", "there are settings of the service %s, which is not among the dependencies", name)
 	case plan.Docker != "":
 		return opts, failf(CodeUnsupported, "leave docker:"+string(plan.Docker)+" out", "this build gives runs no Docker engine")
-	}
-	if plan.Empty() && len(plan.Services) == 0 {
+	case nothing && opts.Rebuild:
+		return opts, failf(CodeInvalidArgument, "leave rebuild out", "there is nothing to build again: the run has no dependencies that go into an image, and no hooks of a build")
+	case nothing && len(plan.Services) == 0:
 		return opts, nil
 	}
 	kind := opts.Runtime
@@ -50,12 +52,15 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 	if err != nil {
 		return opts, err
 	}
-	if opts, err = m.withServices(driver, plan, opts); err != nil || plan.Empty() {
+	if opts, err = m.withServices(driver, plan, opts); err != nil || nothing {
 		return opts, err
 	}
 	if builder, builds := driver.(runtime.ImageBuilder); builds {
-		opts.Image, err = m.imageOf(ctx, driver, builder, plan, &opts)
+		opts.Image, err = m.imageOf(ctx, driver, builder, recipeOf{plan, hooks}, &opts)
 		return opts, err
+	}
+	if opts.Rebuild || hooks != (deps.Hooks{}) {
+		return opts, failf(CodeUnsupported, "leave rebuild and the hooks of a build out, or use the docker runtime", "the runtime %s builds no images", kind)
 	}
 	if opts.Image != "" {
 		return opts, failf(CodeUnsupported, "name an image that has them, and no dependencies", "the runtime %s adds nothing to an image", kind)
@@ -110,9 +115,18 @@ func (m *Manager) haveOnHost(ctx context.Context, plan *deps.Plan) error {
 		"a native run uses the programs of this machine, and it lacks %s", strings.Join(missing, ", "))
 }
 
-// imageOf returns an image with the items of a plan, on top of the one that the run
-// would have without.
-func (m *Manager) imageOf(ctx context.Context, driver runtime.Runtime, builder runtime.ImageBuilder, plan *deps.Plan, opts *Options) (string, error) {
+// maxHookBytes bounds the scripts of a build.
+const maxHookBytes = 256 << 10
+
+// recipeOf is what the image of a run is made from.
+type recipeOf struct {
+	plan  *deps.Plan
+	hooks deps.Hooks
+}
+
+// imageOf returns an image with the items of a plan and the work of hooks, on top of the
+// one that the run would have without.
+func (m *Manager) imageOf(ctx context.Context, driver runtime.Runtime, builder runtime.ImageBuilder, from recipeOf, opts *Options) (string, error) {
 	about, err := builder.Builder(ctx)
 	if err != nil {
 		return "", err
@@ -134,36 +148,43 @@ func (m *Manager) imageOf(ctx context.Context, driver runtime.Runtime, builder r
 	if err != nil {
 		return "", wrapf(err, "get the image %s", name)
 	}
-	recipe, err := plan.Recipe(deps.Target{Base: name, Arch: about.Arch, CacheMounts: about.CacheMounts})
+	recipe, err := from.plan.Recipe(deps.Target{Base: name, Arch: about.Arch, RunFlags: about.RunFlags, Shell: about.Shell}, from.hooks)
 	if err != nil {
 		return "", failf(CodeInvalidArgument, "", "%v", err)
 	}
-	build := runtime.BuildSpec{Tag: recipe.Tag(base.ID), Home: runtime.HomeHash(m.opts.Home), Base: name, BaseID: base.ID, Network: runtime.NetworkOpen}
+	build := runtime.BuildSpec{Tag: recipe.Tag(base.ID), Home: runtime.HomeHash(m.opts.Home), Base: name, BaseID: base.ID, Rebuild: opts.Rebuild}
 	for _, f := range recipe.Files {
 		build.Files = append(build.Files, runtime.BuildFile(f))
 	}
-	if err := m.permitBuild(ctx, images, build.Tag); err != nil {
+	if err := m.permitBuild(ctx, images, &build); err != nil {
+		return "", err
+	}
+	if build.Gate, err = m.newBuildGate(from.plan, build.Tag, opts); err != nil {
 		return "", err
 	}
 	built, err := builder.Build(ctx, build, opts.Progress)
-	if failed, is := errors.AsType[*runtime.BuildError](err); is {
-		return "", &Error{Code: CodeInvalidArgument, Message: "the image of the dependencies could not be built", Next: "mend the step, or leave out what needs it", Err: failed}
-	}
-	return built.Ref, err
+	return built.Ref, buildFailed(err)
 }
 
-// permitBuild refuses agents a build, whose steps have the engine's own network and
-// no gate, unless the person allows that. An image that is there needs none.
-func (m *Manager) permitBuild(ctx context.Context, images runtime.ImageManager, tag string) error {
-	if !m.opts.ForAgents || slices.Contains(m.opts.Allow, config.AllowBuild) {
+// permitBuild refuses a build where there is no gate for it, and refuses it to agents
+// unless the person allows that: its steps are root in a container that is less shut in
+// than a run. An image that is there needs neither.
+func (m *Manager) permitBuild(ctx context.Context, images runtime.ImageManager, build *runtime.BuildSpec) error {
+	isAllowed := !m.opts.ForAgents || slices.Contains(m.opts.Allow, config.AllowBuild)
+	if isAllowed && m.gate.client != nil {
 		return nil
 	}
-	_, err := images.Image(ctx, tag)
-	if errors.Is(err, runtime.ErrImageMissing) {
-		return failf(CodePolicyDenied, "leave the dependencies out, or ask the person who runs the server to start it with `drawbridge serve --allow build`",
-			"agents are not allowed to have an image built, because what installs the dependencies has the network of the engine")
+	if !build.Rebuild {
+		_, err := images.Image(ctx, build.Tag)
+		if !errors.Is(err, runtime.ErrImageMissing) {
+			return err
+		}
 	}
-	return err
+	if !isAllowed {
+		return failf(CodePolicyDenied, "leave dependencies, hooks of the build and rebuild out, or ask the person who runs the server to start it with `drawbridge serve --allow build`",
+			"agents are not allowed to have an image built, because its steps run as root in a container that is less shut in than a run")
+	}
+	return failf(CodeUnsupported, "use an image that has what the run needs", "the gate, behind which images are built, is not available to this program")
 }
 
 // takeDependencies adds those of the Config to the caller's.

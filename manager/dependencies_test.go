@@ -61,7 +61,7 @@ func TestDependenciesMakeAnImage(t *testing.T) {
 		t.Skip("native runs use what the machine has")
 	}
 	t.Parallel()
-	w := newWorld(t)
+	w := newWorld(t).withGate()
 	agents := w.manager(func(o *ManagerOptions) { o.ForAgents = true })
 	allowed := w.manager(func(o *ManagerOptions) { o.ForAgents, o.Allow = true, []config.Permission{config.AllowBuild} })
 	wanted := Options{Dependencies: []string{"jq"}, Cmd: shell("cat /made")}
@@ -111,12 +111,12 @@ func buildInPlaceOf(w *world, m *Manager, list []string) runtime.BuiltImage {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	recipe, err := plan.Recipe(deps.Target{Base: w.image, Arch: about.Arch, CacheMounts: about.CacheMounts})
+	recipe, err := plan.Recipe(deps.Target{Base: w.image, Arch: about.Arch, RunFlags: about.RunFlags, Shell: about.Shell}, deps.Hooks{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	image, err := builder.Build(w.t.Context(), runtime.BuildSpec{
-		Tag: recipe.Tag(base.ID), Home: runtime.HomeHash(w.home), Base: w.image, BaseID: base.ID, Network: runtime.NetworkNone,
+		Tag: recipe.Tag(base.ID), Home: runtime.HomeHash(w.home), Base: w.image, BaseID: base.ID,
 		Files: []runtime.BuildFile{{Name: "Dockerfile", Mode: 0o644, Data: []byte("FROM " + w.image + "\nUSER root\nRUN echo in its place >/made && chmod 644 /made\n")}},
 	}, nil)
 	if err != nil {

@@ -68,13 +68,13 @@ func build(w *world, m *Manager) runtime.BuiltImage {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	recipe, err := plan.Recipe(deps.Target{Base: w.image, Arch: about.Arch, CacheMounts: about.CacheMounts})
+	recipe, err := plan.Recipe(deps.Target{Base: w.image, Arch: about.Arch}, deps.Hooks{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	spec := runtime.BuildSpec{
 		// The home keeps it apart from that of another test.
-		Tag: recipe.Tag(base.ID + w.home), Home: runtime.HomeHash(w.home), Base: w.image, BaseID: base.ID, Network: runtime.NetworkNone,
+		Tag: recipe.Tag(base.ID + w.home), Home: runtime.HomeHash(w.home), Base: w.image, BaseID: base.ID,
 	}
 	for _, f := range recipe.Files {
 		spec.Files = append(spec.Files, runtime.BuildFile(f))

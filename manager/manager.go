@@ -239,6 +239,7 @@ func (m *Manager) keepHouse(ctx context.Context) {
 	if err := m.sweep(ctx); err != nil && ctx.Err() == nil {
 		m.log.Info("the sweep could not look everywhere", zap.Error(err))
 	}
+	m.sweepBuilds(ctx)
 
 	renewals, looks := time.NewTicker(leaseRenewal), time.NewTicker(orphanLook)
 	defer renewals.Stop()

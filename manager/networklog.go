@@ -55,14 +55,9 @@ func (m *Manager) NetworkLog(ctx context.Context, runID string, query NetworkQue
 }
 
 func (m *Manager) networkLog(ctx context.Context, runID string, query NetworkQuery) (NetworkPage, error) {
-	switch {
-	case query.Limit < 0 || query.Limit > maxPageEntries:
-		return NetworkPage{}, failf(CodeInvalidArgument, fmt.Sprintf("choose from 1 to %d", maxPageEntries), "a page of %d entries is out of range", query.Limit)
-	case query.Limit == 0:
-		query.Limit = 100
-	}
-	if query.Decision != "" && !slices.Contains([]string{proxy.Allowed, proxy.Refused, proxy.Learned}, query.Decision) {
-		return NetworkPage{}, failf(CodeInvalidArgument, "use allowed, refused or learned", "unknown decision %q", query.Decision)
+	pos, err := query.check()
+	if err != nil {
+		return NetworkPage{}, err
 	}
 	run, err := m.get(ctx, runID)
 	if err != nil {
@@ -76,13 +71,28 @@ func (m *Manager) networkLog(ctx context.Context, runID string, query NetworkQue
 		return NetworkPage{}, err
 	}
 	defer reader.Close()
-	pos := logring.Position{}
-	if query.Cursor != "" {
-		if pos, err = logring.ParseCursor(query.Cursor); err != nil {
-			return NetworkPage{}, failf(CodeInvalidArgument, "use the next_cursor of an earlier answer", "the cursor %q is not one of ours: %v", query.Cursor, err)
-		}
-	}
 	return pageOf(reader, pos, query)
+}
+
+// check fills in what a query does not say, and returns where it begins.
+func (q *NetworkQuery) check() (logring.Position, error) {
+	switch {
+	case q.Limit < 0 || q.Limit > maxPageEntries:
+		return logring.Position{}, failf(CodeInvalidArgument, fmt.Sprintf("choose from 1 to %d", maxPageEntries), "a page of %d entries is out of range", q.Limit)
+	case q.Limit == 0:
+		q.Limit = 100
+	}
+	if q.Decision != "" && !slices.Contains([]string{proxy.Allowed, proxy.Refused, proxy.Learned}, q.Decision) {
+		return logring.Position{}, failf(CodeInvalidArgument, "use allowed, refused or learned", "unknown decision %q", q.Decision)
+	}
+	if q.Cursor == "" {
+		return logring.Position{}, nil
+	}
+	pos, err := logring.ParseCursor(q.Cursor)
+	if err != nil {
+		return pos, failf(CodeInvalidArgument, "use the next_cursor of an earlier answer", "the cursor %q is not one of ours: %v", q.Cursor, err)
+	}
+	return pos, nil
 }
 
 // pageOf reads from a position on; without a cursor all that there is, of which it

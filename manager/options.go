@@ -111,7 +111,7 @@ type Options struct {
 	Project       bool
 	Config        *config.Config // optional: what a project wants, where the options do not say otherwise; see config.Asks
 	Env           []string       // KEY=VALUE
-	Rebuild       bool           // build the image again
+	Rebuild       bool           // build the image again, with nothing from earlier builds
 	KeepContainer bool           // keep the sandbox after the run has ended, until Destroy
 	Interactive   bool           // keep standard input open
 
@@ -134,6 +134,11 @@ type Options struct {
 	Secrets map[string]string
 	// Services are settings of services that are among Dependencies, by their names.
 	Services map[string]config.Service
+	// PostBuildRoot and PostBuild are scripts that the image of the run is made with, by
+	// root and by an ordinary user, without the workspace: part of what tells images from
+	// each other.
+	PostBuildRoot string
+	PostBuild     string
 	// PreRun is a script for the sandbox's shell that runs in the workspace before
 	// the command, which does not run if it fails.
 	PreRun string

@@ -34,9 +34,6 @@ const (
 // its runtime spec that do not depend on anything acquired. It changes nothing.
 func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runtime.Spec, error) {
 	fail := func(err error) (storage.RunRow, runtime.Spec, error) { return storage.RunRow{}, runtime.Spec{}, err }
-	if err := checkFeatures(opts); err != nil {
-		return fail(err)
-	}
 	if err := checkLimits(opts); err != nil {
 		return fail(err)
 	}
@@ -143,22 +140,6 @@ func withPreRun(opts Options) []string {
 		return opts.Cmd
 	}
 	return append([]string{"/bin/sh", "-c", `/bin/sh -c "$0" || exit; exec "$@"`, opts.PreRun}, opts.Cmd...)
-}
-
-// checkFeatures refuses options whose feature this build does not have, rather
-// than ignoring them.
-func checkFeatures(opts Options) error {
-	for _, option := range []struct {
-		name string
-		set  bool
-	}{
-		{"rebuilding an image", opts.Rebuild},
-	} {
-		if option.set {
-			return failf(CodeUnsupported, "leave it out", "this build does not support %s", option.name)
-		}
-	}
-	return nil
 }
 
 func checkLimits(opts Options) error {

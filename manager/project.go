@@ -33,6 +33,11 @@ var configKeys = []configKey{
 	{"mcp", "without policy", takeMCP},
 	{"mounts", "", takeMounts},
 	{"volumes", "", takeVolumes},
+	{"hooks.post_build_root", "", func(o *Options, c *config.Config) error {
+		fillIn(&o.PostBuildRoot, c.Hooks.PostBuildRoot)
+		return nil
+	}},
+	{"hooks.post_build", "", func(o *Options, c *config.Config) error { fillIn(&o.PostBuild, c.Hooks.PostBuild); return nil }},
 	{"hooks.pre_run", "", func(o *Options, c *config.Config) error { fillIn(&o.PreRun, c.Hooks.PreRun); return nil }},
 	{"agent", "", func(o *Options, c *config.Config) error {
 		if len(o.Cmd) == 0 && len(c.Command) == 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"net"
 	"strings"
 	"time"
 )
@@ -19,12 +20,27 @@ const LabelRecipe = "drawbridge.recipe"
 // packages over a slow line.
 const DefaultBuildTimeout = 30 * time.Minute
 
-// Builder is what a backend's builder can do. A recipe is written for it, so it is
-// asked for first.
+// Builder is what a recipe is written for, so it is asked for first. It may use
+// --mount=type=cache.
 type Builder struct {
-	Name        string // of the builder, for a person: "buildkit" or "classic"
-	Arch        string // of the images, as Go names it
-	CacheMounts bool   // RUN may have --mount=type=cache
+	Arch string // of the images, as Go names it
+	// RunFlags are what each RUN begins with that is to reach the gate of the build,
+	// and Shell is what its commands are run by. Nothing of either stays in the image.
+	RunFlags string
+	Shell    []string
+}
+
+// BuildGate is the way out of one build. Its methods are called by Build: Open once,
+// when an image is really built, and Close once after that. Dial may be called by
+// several goroutines between the two.
+type BuildGate interface {
+	// Open begins the service of the build.
+	Open(ctx context.Context) error
+	// Dial connects a step of the build.
+	Dial(ctx context.Context) (net.Conn, error)
+	// Close ends the service, also where ctx has ended. It returns failed, the end of
+	// the build, with what the gate knows about it.
+	Close(ctx context.Context, failed error) error
 }
 
 // BuildFile is one file of the context of a build.
@@ -37,12 +53,16 @@ type BuildFile struct {
 // BuildSpec is everything that is needed to build one image. Builds with equal tags
 // are taken for equal: the tag must be made from all that an image depends on.
 type BuildSpec struct {
-	Tag     string // NAME:TAG of the image
-	Home    string // HomeHash of the Drawbridge home that builds it, for LabelHome
-	Files   []BuildFile
-	Base    string // the image that the Dockerfile begins from
-	BaseID  string // its ID, as Image told it; the build fails if it has another one by then
-	Network NetworkMode
+	Tag    string // NAME:TAG of the image
+	Home   string // HomeHash of the Drawbridge home that builds it, for LabelHome
+	Files  []BuildFile
+	Base   string // the image that the Dockerfile begins from
+	BaseID string // its ID, as Image told it; the build fails if it has another one by then
+	// Gate is the only way out of the build's steps; without one they reach nothing.
+	Gate BuildGate
+	// Rebuild builds also where the backend has the image, and takes no step from an
+	// earlier build. Directories that are kept between builds stay.
+	Rebuild bool
 	Timeout time.Duration // zero is DefaultBuildTimeout
 }
 
@@ -78,7 +98,7 @@ type ImageBuilder interface {
 	// Builder tells what images are built with.
 	Builder(ctx context.Context) (Builder, error)
 	// Build returns the image spec.Tag, and builds it if the backend does not
-	// have it. Calls for the same tag at the same time build once; the build
+	// have it or it is to be built again. Calls for the same tag at the same time build once; the build
 	// ends when none of their contexts is left. On an error, the end of ctx
 	// among them, nothing half-made is left behind. A step that fails is a
 	// *BuildError. progress may be nil; it is called from the goroutine of the

@@ -32,7 +32,7 @@ used by all runs that depend on the same.`,
 		Args: unknownCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.imagesListCommand(), a.imagesPruneCommand())
+	cmd.AddCommand(a.imagesListCommand(), a.imagesPruneCommand(), a.imagesBuildsCommand(), a.imagesTraceCommand())
 	return cmd
 }
 

@@ -113,6 +113,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.StringVar(&f.opts.Resume, "resume", "", "run of the agent whose session goes on")
 	flags.StringVar(&f.opts.Model, "model", "", "model that the agent uses (default its own choice)")
 	flags.StringArrayVar(&f.publish, "publish", nil, "NAME=PORT, or PORT: a TCP port of the sandbox that is reached at a port of 127.0.0.1, which \"drawbridge inspect\" shows; may be repeated")
+	flags.BoolVar(&f.opts.Rebuild, "rebuild", false, "build the image of the dependencies and hooks again, with nothing from earlier builds")
 	flags.StringArrayVar(&f.opts.Dependencies, "dependency", nil, "what the sandbox has to contain, e.g. node@22 or npm:prettier; may be repeated. Docker builds an image, a native run uses this machine's; with Docker also a service beside it, e.g. postgres or redis@7")
 	flags.BoolVar(&f.noProject, "ignore-moat-yaml", false, "do not take what moat.yaml of the workspace says")
 	nativePathFlag(cmd, &f.nativePaths)

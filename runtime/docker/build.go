@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -19,14 +20,9 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
-// The builders.
-const (
-	buildKit       = "buildkit"
-	classicBuilder = "classic"
-)
-
 // dockerName is what an engine of Docker's calls itself among the components of
-// its version. Others speak its API and have builders of their own.
+// its version. Others speak its API and have builders of their own, whose steps
+// cannot be led to a gate.
 const dockerName = "Engine"
 
 // Builder tells what the engine builds images with.
@@ -34,10 +30,6 @@ func (d *Driver) Builder(ctx context.Context) (runtime.Builder, error) {
 	f, err := d.facts(ctx)
 	if err != nil {
 		return runtime.Builder{}, err
-	}
-	classic := runtime.Builder{Name: classicBuilder, Arch: f.arch}
-	if d.options.ClassicBuilder {
-		return classic, nil
 	}
 	call, cancel := d.bounded(ctx)
 	defer cancel()
@@ -47,10 +39,10 @@ func (d *Driver) Builder(ctx context.Context) (runtime.Builder, error) {
 	}
 	for _, component := range version.Components {
 		if component.Name == dockerName {
-			return runtime.Builder{Name: buildKit, Arch: f.arch, CacheMounts: true}, nil
+			return runtime.Builder{Arch: f.arch, RunFlags: stepFlags, Shell: stepShell}, nil
 		}
 	}
-	return classic, nil
+	return runtime.Builder{}, fmt.Errorf("build images: %w: the engine at %s has no BuildKit, whose steps alone can be kept behind a gate; use Docker Engine 20.10 or newer", runtime.ErrUnsupported, d.cli.DaemonHost())
 }
 
 // Build returns the image spec.Tag, and builds it if the engine does not have it.
@@ -61,10 +53,13 @@ func (d *Driver) Build(ctx context.Context, spec runtime.BuildSpec, progress fun
 	if spec.Timeout == 0 {
 		spec.Timeout = runtime.DefaultBuildTimeout
 	}
-	if found, err := d.built(ctx, spec.Tag); err == nil || !errors.Is(err, runtime.ErrImageMissing) {
+	key := spec.Tag
+	if spec.Rebuild {
+		key += " again" // who only wants the image does not want to wait for another one
+	} else if found, err := d.built(ctx, spec.Tag); err == nil || !errors.Is(err, runtime.ErrImageMissing) {
 		return found, err
 	}
-	err := d.builds.do(ctx, spec.Tag, progress, func(work context.Context, say func(string)) error {
+	err := d.builds.do(ctx, key, progress, func(work context.Context, say func(string)) error {
 		return d.buildImage(work, spec, say)
 	})
 	if err != nil {
@@ -79,9 +74,6 @@ func checkBuild(spec runtime.BuildSpec) error {
 	}
 	if spec.Base == "" || spec.BaseID == "" {
 		return fmt.Errorf("the image %s needs a base and its ID", spec.Tag)
-	}
-	if spec.Network != runtime.NetworkNone && spec.Network != runtime.NetworkOpen {
-		return fmt.Errorf("network mode %q: %w; use %q or %q", spec.Network, runtime.ErrUnsupported, runtime.NetworkNone, runtime.NetworkOpen)
 	}
 	for _, f := range spec.Files {
 		if f.Name == "Dockerfile" {
@@ -116,11 +108,11 @@ func (d *Driver) built(ctx context.Context, tag string) (runtime.BuiltImage, err
 	return made, nil
 }
 
-// buildImage has the engine build an image that it does not have.
+// buildImage has the engine build an image that it does not have, or have anew.
 func (d *Driver) buildImage(ctx context.Context, spec runtime.BuildSpec, say func(string)) error {
-	// Whoever built it a moment ago was not waited for.
-	if _, err := d.built(ctx, spec.Tag); err == nil || !errors.Is(err, runtime.ErrImageMissing) {
-		return err
+	before, err := d.built(ctx, spec.Tag)
+	if err != nil && !errors.Is(err, runtime.ErrImageMissing) || err == nil && !spec.Rebuild {
+		return err // or whoever built it a moment ago was not waited for
 	}
 	builder, err := d.Builder(ctx)
 	if err != nil {
@@ -129,33 +121,55 @@ func (d *Driver) buildImage(ctx context.Context, spec runtime.BuildSpec, say fun
 	if err := d.checkBase(ctx, spec); err != nil {
 		return err
 	}
-	files, err := buildContext(spec.Files)
+	files, err := d.buildContext(spec, builder.Arch)
 	if err != nil {
 		return fmt.Errorf("build the image %s: %w", spec.Tag, err)
 	}
-	output := newBuildOutput(say)
-	if err := d.runBuild(ctx, builder, spec, files, output); err != nil {
-		if builder.Name == classicBuilder {
-			err = errors.Join(err, d.clearClassic(ctx, output))
-		}
+	if err := d.runBuild(ctx, spec, files, newBuildOutput(say)); err != nil {
 		return err
 	}
 	if err := d.checkBase(ctx, spec); err != nil {
 		// What was built need not be what the tag says.
 		return errors.Join(err, d.removeImage(ctx, spec.Tag))
 	}
+	if before.ID != "" {
+		d.dropReplaced(ctx, spec.Tag, before.ID)
+	}
 	return nil
 }
 
-// runBuild has a builder build, for a limited time.
-func (d *Driver) runBuild(ctx context.Context, builder runtime.Builder, spec runtime.BuildSpec, files []byte, output *buildOutput) error {
+// dropReplaced removes an image that another one has taken the tag from. One that a
+// container is made of stays until it is pruned.
+func (d *Driver) dropReplaced(ctx context.Context, tag, id string) {
+	now, err := d.inspectImage(ctx, tag)
+	if err != nil || now.ID == id {
+		return
+	}
+	call, cancel := d.boundedWork(ctx)
+	defer cancel()
+	if _, err := d.cli.ImageRemove(call, id, image.RemoveOptions{PruneChildren: true}); err != nil && !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) {
+		d.log.Warn("an image that was built again stays", zap.String("image", id), zap.Error(err))
+	}
+}
+
+// runBuild has the engine build, for a limited time, behind the gate of the build.
+func (d *Driver) runBuild(ctx context.Context, spec runtime.BuildSpec, files []byte, output *buildOutput) (err error) {
 	work, cancel := context.WithTimeout(ctx, spec.Timeout)
 	defer cancel()
-	run := d.runBuildKit
-	if builder.Name == classicBuilder {
-		run = d.runClassic
+	options := buildOptions(spec)
+	if spec.Gate != nil {
+		if err := spec.Gate.Open(work); err != nil {
+			return fmt.Errorf("build the image %s: open its gate: %w", spec.Tag, err)
+		}
+		defer func() { err = spec.Gate.Close(ctx, err) }()
+		session, err := d.openSession(work, spec.Gate)
+		if err != nil {
+			return fmt.Errorf("build the image %s: %w", spec.Tag, err)
+		}
+		defer session.close()
+		options.SessionID = session.id
 	}
-	err := run(work, spec, files, output)
+	err = d.runBuildKit(work, spec, options, files, output)
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("build the image %s: %w", spec.Tag, ctx.Err())
@@ -178,7 +192,11 @@ func (d *Driver) checkBase(ctx context.Context, spec runtime.BuildSpec) error {
 }
 
 func buildOptions(spec runtime.BuildSpec) build.ImageBuildOptions {
-	options := build.ImageBuildOptions{
+	return build.ImageBuildOptions{
+		Version:     build.BuilderBuildKit,
+		BuildID:     rand.Text(),
+		NoCache:     spec.Rebuild,
+		NetworkMode: "none",
 		Tags:        []string{spec.Tag},
 		Dockerfile:  "Dockerfile",
 		Remove:      true,
@@ -189,17 +207,11 @@ func buildOptions(spec runtime.BuildSpec) build.ImageBuildOptions {
 			runtime.LabelRecipe: spec.Tag,
 		},
 	}
-	if spec.Network == runtime.NetworkNone {
-		options.NetworkMode = "none"
-	}
-	return options
 }
 
 // runBuildKit builds with BuildKit. When ctx ends it has the engine end the build,
 // and waits until it has.
-func (d *Driver) runBuildKit(ctx context.Context, spec runtime.BuildSpec, files []byte, output *buildOutput) error {
-	options := buildOptions(spec)
-	options.Version, options.BuildID = build.BuilderBuildKit, rand.Text()
+func (d *Driver) runBuildKit(ctx context.Context, spec runtime.BuildSpec, options build.ImageBuildOptions, files []byte, output *buildOutput) error {
 	// The connection outlives ctx, because its end is the only sign that the
 	// build has ended.
 	link, hangUp := context.WithCancel(context.WithoutCancel(ctx))
@@ -242,49 +254,21 @@ func (d *Driver) cancelBuild(ctx context.Context, id string, ended <-chan struct
 	}
 }
 
-// runClassic builds with the engine's first builder. It ends a build whose
-// connection ends, and may leave the container and the layers of what it has built
-// so far.
-func (d *Driver) runClassic(ctx context.Context, spec runtime.BuildSpec, files []byte, output *buildOutput) error {
-	options := buildOptions(spec)
-	options.Version = build.BuilderV1
-	return d.followBuild(ctx, ctx, spec, options, files, output)
-}
-
-// clearClassic removes what a classic build has left behind. Layers that something
-// else is made of stay.
-func (d *Driver) clearClassic(ctx context.Context, output *buildOutput) error {
-	if output.container != "" {
-		if err := d.removeAfterwards(ctx, output.container); err != nil {
-			return err
-		}
-	}
-	late, cancel := afterwards(ctx, slowCallFactor*d.options.CallTimeout)
-	defer cancel()
-	for _, id := range slices.Backward(output.layers) {
-		found, err := d.cli.ImageInspect(late, id)
-		if cerrdefs.IsNotFound(err) {
-			continue
-		}
-		if err != nil {
-			return d.fail(late, err, "look at a layer of a build that failed")
-		}
-		if len(found.RepoTags)+len(found.RepoDigests) > 0 {
-			return nil // the base
-		}
-		switch _, err := d.cli.ImageRemove(late, found.ID, image.RemoveOptions{PruneChildren: true}); {
-		case cerrdefs.IsConflict(err):
-			return nil
-		case err != nil && !cerrdefs.IsNotFound(err):
-			return d.fail(late, err, "remove a layer of a build that failed")
-		}
-	}
-	return nil
-}
-
 // buildContext writes the files of a context as a tar file that depends on nothing
-// else.
-func buildContext(files []runtime.BuildFile) ([]byte, error) {
+// else. Where there is a gate the guest program is among them.
+func (d *Driver) buildContext(spec runtime.BuildSpec, arch string) ([]byte, error) {
+	files := spec.Files
+	if spec.Gate != nil {
+		path, err := d.guestProgram(arch)
+		if err != nil {
+			return nil, err
+		}
+		program, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("read the guest program: %w", err)
+		}
+		files = append(slices.Clip(files), runtime.BuildFile{Name: stepProgram, Mode: 0o755, Data: program})
+	}
 	var out bytes.Buffer
 	w := tar.NewWriter(&out)
 	for _, f := range files {

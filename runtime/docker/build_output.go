@@ -26,15 +26,13 @@ const (
 	mostOutput   = 64 << 20 // bytes that the engine may answer to one build
 )
 
-// buildOutput is what a build has said so far. It understands both builders.
+// buildOutput is what a build has said so far.
 type buildOutput struct {
-	say       func(string)
-	step      string   // that printed last
-	lines     []string // its last lines
-	failed    string   // the step that failed, where the builder tells
-	vertices  map[string]*vertex
-	container string   // of the classic builder's step
-	layers    []string // that the classic builder has made, oldest first
+	say      func(string)
+	step     string   // that printed last
+	lines    []string // its last lines
+	failed   string   // the step that failed, where the builder tells
+	vertices map[string]*vertex
 }
 
 // vertex is what BuildKit calls a step.
@@ -86,39 +84,7 @@ func (o *buildOutput) read(message *jsonmessage.JSONMessage) error {
 		}
 		return o.readTrace(trace)
 	}
-	for line := range strings.Lines(message.Stream) {
-		o.readClassic(line)
-	}
 	return nil
-}
-
-var (
-	classicStep  = lazyregexp.New(`^Step \d+/\d+ : (.*)$`)
-	classicLayer = lazyregexp.New(`^ ---> ([0-9a-f]{12,64})$`)
-	classicRun   = lazyregexp.New(`^ ---> Running in ([0-9a-f]{12,64})$`)
-)
-
-// readClassic takes a line of the classic builder, which mixes its own words with
-// those of the step.
-func (o *buildOutput) readClassic(line string) {
-	line = clean(line)
-	if line == "" || strings.HasPrefix(line, "Removing intermediate container ") {
-		return
-	}
-	o.say(line)
-	if found := classicStep.FindStringSubmatch(line); found != nil {
-		o.step, o.lines, o.container = found[1], nil, ""
-		return
-	}
-	if found := classicRun.FindStringSubmatch(line); found != nil {
-		o.container = found[1]
-		return
-	}
-	if found := classicLayer.FindStringSubmatch(line); found != nil {
-		o.layers = append(o.layers, found[1])
-		return
-	}
-	o.lines = keepLast(o.lines, line)
 }
 
 // failure makes the error of a build that the builder has given up.

@@ -21,23 +21,6 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
 )
 
-// bothBuilders runs a test with BuildKit and with the classic builder.
-func bothBuilders(t *testing.T, test func(t *testing.T, d *Driver)) {
-	t.Helper()
-	for name, classic := range map[string]bool{"buildkit": false, "classic": true} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			d := newDriver(t, Options{ClassicBuilder: classic})
-			t.Cleanup(func() { _ = d.Close() })
-			builder, err := d.Builder(soon(t))
-			if err != nil || builder.Name != name || builder.CacheMounts == classic || builder.Arch == "" {
-				t.Fatalf("the builder is %+v, %v", builder, err)
-			}
-			test(t, d)
-		})
-	}
-}
-
 // testBuild returns the spec of an image of busybox with further steps. What was
 // built of it goes at the end of the test.
 func testBuild(t testing.TB, d *Driver, steps ...string) runtime.BuildSpec {
@@ -54,7 +37,7 @@ func testBuild(t testing.TB, d *Driver, steps ...string) runtime.BuildSpec {
 		}
 	})
 	return runtime.BuildSpec{
-		Tag: tag, Home: "drawbridge-build", Base: base, BaseID: found.ID, Network: runtime.NetworkNone,
+		Tag: tag, Home: "drawbridge-build", Base: base, BaseID: found.ID,
 		Files: []runtime.BuildFile{
 			{Name: "Dockerfile", Mode: 0o644, Data: []byte("FROM " + base + "\n" + strings.Join(steps, "\n") + "\n")},
 			{Name: "bin/hello", Mode: 0o755, Data: []byte("#!/bin/sh\necho hello from the context\n")},
@@ -67,158 +50,152 @@ func unique(step string) string { return "RUN : " + rand.Text() + "; " + step }
 
 func TestBuildMakesAnImageOnce(t *testing.T) {
 	t.Parallel()
-	bothBuilders(t, func(t *testing.T, d *Driver) {
-		spec := testBuild(t, d, "COPY bin/hello /usr/local/bin/hello", unique("hello; ip link | grep -c eth0 || echo no network"), "USER 1000:1000")
-		var lines []string
-		made, err := d.Build(soon(t), spec, func(line string) { lines = append(lines, line) })
-		if err != nil {
-			t.Fatal(err)
+	d := newDriver(t, Options{})
+	spec := testBuild(t, d, "COPY bin/hello /usr/local/bin/hello", unique("hello; ip link | grep -c eth0 || echo no network"), "USER 1000:1000")
+	var lines []string
+	made, err := d.Build(soon(t), spec, func(line string) { lines = append(lines, line) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := strings.Join(lines, "\n")
+	for _, want := range []string{"COPY bin/hello", "hello from the context", "no network"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("progress says nothing of %q:\n%s", want, said)
 		}
-		said := strings.Join(lines, "\n")
-		for _, want := range []string{"COPY bin/hello", "hello from the context", "no network"} {
-			if !strings.Contains(said, want) {
-				t.Errorf("progress says nothing of %q:\n%s", want, said)
-			}
-		}
-		if made.Ref != spec.Tag || made.ID == "" || made.Labels[runtime.LabelHome] != spec.Home || made.Labels[runtime.LabelRole] != runtime.RoleImage {
-			t.Errorf("made %+v", made)
-		}
-		again, err := d.Build(soon(t), spec, func(line string) { t.Errorf("a second build says %q", line) })
-		if err != nil || again.ID != made.ID {
-			t.Errorf("the second time: %+v, %v", again, err)
-		}
-	})
+	}
+	if made.Ref != spec.Tag || made.ID == "" || made.Labels[runtime.LabelHome] != spec.Home || made.Labels[runtime.LabelRole] != runtime.RoleImage {
+		t.Errorf("made %+v", made)
+	}
+	again, err := d.Build(soon(t), spec, func(line string) { t.Errorf("a second build says %q", line) })
+	if err != nil || again.ID != made.ID {
+		t.Errorf("the second time: %+v, %v", again, err)
+	}
 }
 
 func TestBuildTellsWhichStepFailed(t *testing.T) {
 	t.Parallel()
-	bothBuilders(t, func(t *testing.T, d *Driver) {
-		before := images(t, d)
-		spec := testBuild(t, d, unique("true"), unique("for i in $(seq 40); do echo line $i; done; printf '\\033[31mlast words\\033[0m\\n'; exit 7"), "RUN echo never")
-		_, err := d.Build(soon(t), spec, nil)
-		var failed *runtime.BuildError
-		if !errors.As(err, &failed) {
-			t.Fatalf("got %v", err)
-		}
-		if !strings.HasPrefix(failed.Step, "RUN : ") || !strings.Contains(failed.Step, "exit 7") {
-			t.Errorf("the step is %q", failed.Step)
-		}
-		if n := len(failed.Lines); n != lastLines || failed.Lines[n-1] != "last words" || failed.Lines[n-2] != "line 40" {
-			t.Errorf("the lines are %q", failed.Lines)
-		}
-		if !strings.Contains(failed.Why, "7") {
-			t.Errorf("the reason is %q", failed.Why)
-		}
-		nothingLeft(t, d, spec, before)
-	})
+	d := newDriver(t, Options{})
+	before := images(t, d)
+	spec := testBuild(t, d, unique("true"), unique("for i in $(seq 40); do echo line $i; done; printf '\\033[31mlast words\\033[0m\\n'; exit 7"), "RUN echo never")
+	_, err := d.Build(soon(t), spec, nil)
+	var failed *runtime.BuildError
+	if !errors.As(err, &failed) {
+		t.Fatalf("got %v", err)
+	}
+	if !strings.HasPrefix(failed.Step, "RUN : ") || !strings.Contains(failed.Step, "exit 7") {
+		t.Errorf("the step is %q", failed.Step)
+	}
+	if n := len(failed.Lines); n != lastLines || failed.Lines[n-1] != "last words" || failed.Lines[n-2] != "line 40" {
+		t.Errorf("the lines are %q", failed.Lines)
+	}
+	if !strings.Contains(failed.Why, "7") {
+		t.Errorf("the reason is %q", failed.Why)
+	}
+	nothingLeft(t, d, spec, before)
 }
 
 func TestBuildEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	bothBuilders(t, func(t *testing.T, d *Driver) {
-		before := images(t, d)
-		mark := rand.Text()
-		spec := testBuild(t, d, "RUN echo begun "+mark+"; sleep 1000")
-		ctx, cancel := context.WithCancel(soon(t))
-		defer cancel()
-		_, err := d.Build(ctx, spec, func(line string) {
-			if line == "begun "+mark {
-				cancel()
-			}
-		})
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v", err)
-		}
-		nothingLeft(t, d, spec, before)
-		found, err := d.cli.ContainerList(soon(t), container.ListOptions{All: true})
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, c := range found {
-			if strings.Contains(c.Command, mark) {
-				t.Errorf("left the container %s: %s", c.ID, c.Command)
-			}
+	d := newDriver(t, Options{})
+	before := images(t, d)
+	mark := rand.Text()
+	spec := testBuild(t, d, "RUN echo begun "+mark+"; sleep 1000")
+	ctx, cancel := context.WithCancel(soon(t))
+	defer cancel()
+	_, err := d.Build(ctx, spec, func(line string) {
+		if line == "begun "+mark {
+			cancel()
 		}
 	})
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	nothingLeft(t, d, spec, before)
+	found, err := d.cli.ContainerList(soon(t), container.ListOptions{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range found {
+		if strings.Contains(c.Command, mark) {
+			t.Errorf("left the container %s: %s", c.ID, c.Command)
+		}
+	}
 }
 
 func TestBuildEndsInTime(t *testing.T) {
 	t.Parallel()
-	bothBuilders(t, func(t *testing.T, d *Driver) {
-		before := images(t, d)
-		spec := testBuild(t, d, unique("sleep 1000"))
-		spec.Timeout = 3 * time.Second
-		_, err := d.Build(soon(t), spec, nil)
-		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(fmt.Sprint(err), "longer than 3s") {
-			t.Errorf("got %v", err)
-		}
-		nothingLeft(t, d, spec, before)
-	})
+	d := newDriver(t, Options{})
+	before := images(t, d)
+	spec := testBuild(t, d, unique("sleep 1000"))
+	spec.Timeout = 3 * time.Second
+	_, err := d.Build(soon(t), spec, nil)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(fmt.Sprint(err), "longer than 3s") {
+		t.Errorf("got %v", err)
+	}
+	nothingLeft(t, d, spec, before)
 }
 
 func TestBuildsOfOneTagBuildOnce(t *testing.T) {
 	t.Parallel()
-	bothBuilders(t, func(t *testing.T, d *Driver) {
-		spec := testBuild(t, d, unique("echo works; sleep 1"), "RUN echo done")
-		const callers = 5
-		ids := make([]string, callers)
-		var works atomic.Int32
-		leaving, leave := context.WithCancel(soon(t))
-		defer leave()
-		var all sync.WaitGroup
-		for i := range callers {
-			all.Go(func() {
-				made, err := d.Build(soon(t), spec, func(line string) {
-					if line == "works" {
-						works.Add(1)
-						leave()
-					}
-				})
-				if err != nil {
-					t.Error(err)
+	d := newDriver(t, Options{})
+	spec := testBuild(t, d, unique("echo works; sleep 1"), "RUN echo done")
+	const callers = 5
+	ids := make([]string, callers)
+	var works atomic.Int32
+	leaving, leave := context.WithCancel(soon(t))
+	defer leave()
+	var all sync.WaitGroup
+	for i := range callers {
+		all.Go(func() {
+			made, err := d.Build(soon(t), spec, func(line string) {
+				if line == "works" {
+					works.Add(1)
+					leave()
 				}
-				ids[i] = made.ID
 			})
-		}
-		all.Go(func() { // one who does not wait for the end ends nothing for the others
-			if _, err := d.Build(leaving, spec, nil); err != nil && !errors.Is(err, context.Canceled) {
+			if err != nil {
 				t.Error(err)
 			}
+			ids[i] = made.ID
 		})
-		all.Wait()
-		for _, id := range ids {
-			if id == "" || id != ids[0] {
-				t.Errorf("got the images %q", ids)
-				break
-			}
-		}
-		if n := works.Load(); n < 1 || n > callers {
-			t.Errorf("%d callers saw the step run once", n)
-		}
-		if n := len(d.builds.byTag); n != 0 {
-			t.Errorf("%d builds are still known", n)
+	}
+	all.Go(func() { // one who does not wait for the end ends nothing for the others
+		if _, err := d.Build(leaving, spec, nil); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
 		}
 	})
+	all.Wait()
+	for _, id := range ids {
+		if id == "" || id != ids[0] {
+			t.Errorf("got the images %q", ids)
+			break
+		}
+	}
+	if n := works.Load(); n < 1 || n > callers {
+		t.Errorf("%d callers saw the step run once", n)
+	}
+	if n := len(d.builds.byTag); n != 0 {
+		t.Errorf("%d builds are still known", n)
+	}
 }
 
 func TestBuildNeedsItsBase(t *testing.T) {
 	t.Parallel()
-	bothBuilders(t, func(t *testing.T, d *Driver) {
-		spec := testBuild(t, d, "RUN true")
-		moved := spec
-		moved.BaseID = "sha256:" + strings.Repeat("0", 64)
-		if _, err := d.Build(soon(t), moved, nil); !errors.Is(err, runtime.ErrConflict) {
-			t.Errorf("of a base that has moved: %v", err)
-		}
-		missing := spec
-		missing.Base = "drawbridge-test/none:1"
-		if _, err := d.Build(soon(t), missing, nil); !errors.Is(err, runtime.ErrImageMissing) {
-			t.Errorf("of a base that is missing: %v", err)
-		}
-		if _, err := d.Image(soon(t), spec.Tag); !errors.Is(err, runtime.ErrImageMissing) {
-			t.Errorf("an image was built: %v", err)
-		}
-	})
+	d := newDriver(t, Options{})
+	spec := testBuild(t, d, "RUN true")
+	moved := spec
+	moved.BaseID = "sha256:" + strings.Repeat("0", 64)
+	if _, err := d.Build(soon(t), moved, nil); !errors.Is(err, runtime.ErrConflict) {
+		t.Errorf("of a base that has moved: %v", err)
+	}
+	missing := spec
+	missing.Base = "drawbridge-test/none:1"
+	if _, err := d.Build(soon(t), missing, nil); !errors.Is(err, runtime.ErrImageMissing) {
+		t.Errorf("of a base that is missing: %v", err)
+	}
+	if _, err := d.Image(soon(t), spec.Tag); !errors.Is(err, runtime.ErrImageMissing) {
+		t.Errorf("an image was built: %v", err)
+	}
 }
 
 func TestBuildDoesNotTakeAnothersImage(t *testing.T) {
@@ -256,7 +233,6 @@ func TestBuildRefusesWhatCannotBeBuilt(t *testing.T) {
 	for name, spoil := range map[string]func(*runtime.BuildSpec){
 		"no tag":        func(s *runtime.BuildSpec) { s.Tag = "drawbridge-test/built" },
 		"no base":       func(s *runtime.BuildSpec) { s.Base = "" },
-		"no network":    func(s *runtime.BuildSpec) { s.Network = "" },
 		"no Dockerfile": func(s *runtime.BuildSpec) { s.Files = s.Files[1:] },
 	} {
 		spec := good

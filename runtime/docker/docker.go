@@ -29,7 +29,8 @@
 // does not filter an open network, and it does not pull images by itself.
 //
 // Images are built by the engine (build.go), with its isolation and not with the
-// above: what a recipe runs is root in a container of the engine's builder.
+// above: what a recipe runs is root in a container of the engine's builder. Its steps
+// have no network, but for the gate of their build (build_session.go).
 //
 // The image's ENTRYPOINT, CMD, HEALTHCHECK and STOPSIGNAL are not used: what runs
 // is Spec.Command and nothing else. The image's ENV is kept.
@@ -81,9 +82,6 @@ type Options struct {
 	// EngineStreams forces engine mode, and a relay to the gate, which are
 	// otherwise chosen where nothing else works.
 	EngineStreams bool
-	// ClassicBuilder has images built by the engine's first builder, which is
-	// otherwise used where there is no BuildKit.
-	ClassicBuilder bool
 }
 
 // Driver implements runtime.Runtime, runtime.ImageManager, runtime.ImageBuilder and

@@ -14,6 +14,10 @@ import (
 // homes are the directories beside the gate's socket that are copied.
 var homes = []string{link.GateHome, link.GateAgentHome}
 
+// imageHome is where an image has files for the home of its runs; package deps says so
+// too, and keeps to the bounds below.
+const imageHome = "/usr/local/lib/drawbridge/home"
+
 // Bounds of what a command's home is given.
 const (
 	maxHomeFiles = 256

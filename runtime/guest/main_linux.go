@@ -35,6 +35,7 @@ const usage = `usage: drawbridge-guest run --socket PATH
        drawbridge-guest write --mode MODE [--parents] [--append] -- FILE
        drawbridge-guest connect HOST PORT
        drawbridge-guest relay --listen ADDRESS:PORT --socket PATH
+       drawbridge-guest step --socket PATH -- COMMAND...
        drawbridge-guest version`
 
 // Main runs the program with the arguments after its name and returns its exit
@@ -62,6 +63,8 @@ func Main(args []string) int {
 		return limitMain(options["limits"], command)
 	case "relay":
 		return relayMain(options)
+	case "step":
+		return stepMain(options["socket"], command)
 	case "kill":
 		return killMain(options["id"])
 	case "read":

@@ -135,10 +135,12 @@ func newRun(procs *processes, start link.Start, rec recorder, report func(link.S
 	}, nil
 }
 
-// openGate makes the way out, where there is one.
+// openGate makes the way out, where there is one, and gives the command's home what
+// the run brings and then what its image has for it.
 func (r *run) openGate() error {
+	home := valueOf(r.start.Env, "HOME")
 	if r.start.Gate == "" {
-		return nil
+		return fillHome(imageHome, home)
 	}
 	to, err := gateOf(r.start.Gate, r.start.GateRelay)
 	if err != nil {
@@ -157,11 +159,11 @@ func (r *run) openGate() error {
 		go agent.serve() // until the guest ends
 	}
 	for _, from := range homes {
-		if err := fillHome(filepath.Join(filepath.Dir(r.start.Gate), from), valueOf(r.start.Env, "HOME")); err != nil {
+		if err := fillHome(filepath.Join(filepath.Dir(r.start.Gate), from), home); err != nil {
 			return err
 		}
 	}
-	return nil
+	return fillHome(imageHome, home)
 }
 
 // lastSignal is the greatest signal number of Linux.

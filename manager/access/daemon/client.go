@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 )
 
 const (
@@ -118,6 +120,20 @@ func (c *Client) Unregister(ctx context.Context, runID string) error {
 		return fmt.Errorf("unregister %s from the gate: %w", runID, err)
 	}
 	return nil
+}
+
+// Dial connects to the gate of a registered run or build, of which gateDir is
+// RegisterRequest.GateDir, as its guest does.
+func Dial(ctx context.Context, gateDir, token string) (net.Conn, error) {
+	conn, err := dial(ctx, filepath.Join(gateDir, SocketFile))
+	if err != nil {
+		return nil, fmt.Errorf("connect to the gate: %w", err)
+	}
+	if _, err := io.WriteString(conn, proxy.Preamble(token)); err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("connect to the gate: %w", err)
+	}
+	return conn, nil
 }
 
 // Stop ends the daemon, unless it serves a run, and returns when it has ended. It is

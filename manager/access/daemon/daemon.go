@@ -29,7 +29,7 @@ import (
 // RegisterRequest introduces a run to the daemon. It carries names of grants,
 // never a credential, so that it can be stored with the run.
 type RegisterRequest struct {
-	RunID         string   `json:"run_id"`
+	RunID         string   `json:"run_id"` // or the ID of a build
 	Grants        []string `json:"grants,omitempty"`
 	Profile       string   `json:"profile,omitempty"`        // of the grants; empty is the default one
 	NetworkPolicy string   `json:"network_policy,omitempty"` // "permissive" or "strict", which is the default
@@ -105,7 +105,8 @@ const SandboxGate = "127.0.0.1:3128"
 
 const maxRules = 1000 // of one run: about what still decides in microseconds
 
-var runIDs = lazyregexp.New(`^run_[0-9a-f]{12}$`)
+// runIDs are those of runs, and of builds of their images.
+var runIDs = lazyregexp.New(`^(run|build)_[0-9a-f]{12}$`)
 
 // check refuses what is no request, and returns its rules.
 func (r *RegisterRequest) check() ([]policy.Rule, error) {

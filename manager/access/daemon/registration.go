@@ -41,7 +41,7 @@ type registered struct {
 // restore serves the runs that an earlier daemon served.
 func (s *server) restore(ctx context.Context, left *inherited) {
 	defer left.closeRest()
-	files, _ := filepath.Glob(runFile(s.opts.Home, "run_*"))
+	files, _ := filepath.Glob(runFile(s.opts.Home, "*_*"))
 	for _, file := range files {
 		var request RegisterRequest
 		data, err := os.ReadFile(file)
@@ -290,7 +290,11 @@ func (s *server) belongs(request *RegisterRequest) error {
 	if !runIDs.MatchString(request.RunID) {
 		return fmt.Errorf("%q is not a run ID", request.RunID)
 	}
-	own := filepath.Join(s.opts.Home, "runs", request.RunID) + string(filepath.Separator)
+	all := "runs"
+	if strings.HasPrefix(request.RunID, "build_") {
+		all = "builds"
+	}
+	own := filepath.Join(s.opts.Home, all, request.RunID) + string(filepath.Separator)
 	dirs := []string{request.GateDir, request.LogDir}
 	if request.Secrets != "" {
 		dirs = append(dirs, request.Secrets)

@@ -214,6 +214,17 @@ func (r Rule) valid() bool { return r.scope == anywhere || r.host != Host{} }
 // wholeHost says that the rule is about a host and not about requests to it.
 func (r Rule) wholeHost() bool { return r.method == "" }
 
+// Whole returns the rule without what it says of methods and paths, for traffic that
+// is not to be looked into: a rule that denies a part denies the whole. It is false for
+// one that allows a part, which allows nothing then.
+func (r Rule) Whole() (Rule, bool) {
+	if r.wholeHost() {
+		return r, true
+	}
+	r.method, r.path = "*", allPaths
+	return r, r.deny
+}
+
 // total says that the rule decides every HTTP request to its hosts and ports.
 func (r Rule) total() bool {
 	return r.wholeHost() || r.method == "*" && r.path == allPaths

@@ -14,6 +14,7 @@ import (
 // Directories of a home.
 const (
 	runsDir    = "runs"
+	buildsDir  = "builds"
 	holdersDir = "holders"
 )
 
@@ -33,7 +34,7 @@ func ensureHome(home string) error {
 	if err := checkPrivate(home, info); err != nil {
 		return err
 	}
-	for _, name := range []string{runsDir, holdersDir} {
+	for _, name := range []string{runsDir, buildsDir, holdersDir} {
 		if err := ensureDir(filepath.Join(home, name)); err != nil {
 			return err
 		}

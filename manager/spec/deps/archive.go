@@ -66,6 +66,24 @@ func (m archive) get(string) string {
 	return "see " + page
 }
 
+// hosts are those of its URLs, and those that they are known to lead to.
+func (m archive) hosts() []string {
+	var hosts []string
+	for _, text := range []string{m.url, m.list} {
+		_, rest, _ := strings.Cut(text, "://")
+		switch host, _, _ := strings.Cut(rest, "/"); host {
+		case "":
+		case "github.com":
+			hosts = append(hosts, githubHosts...)
+		case "dl.k8s.io":
+			hosts = append(hosts, host, "cdn.dl.k8s.io")
+		default:
+			hosts = append(hosts, host)
+		}
+	}
+	return hosts
+}
+
 // What is downloaded is a program, or holds some. The last element of a member's
 // path is the name that it gets.
 

@@ -317,7 +317,7 @@ func FuzzParse(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r, err := p.Recipe(target)
+		r, err := p.Recipe(target, Hooks{})
 		if err != nil {
 			t.Fatal(err)
 		}

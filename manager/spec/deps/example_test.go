@@ -18,7 +18,7 @@ func Example() {
 	for _, item := range plan.Items {
 		fmt.Println(item)
 	}
-	recipe, err := plan.Recipe(deps.Target{Base: "debian:bookworm-slim", Arch: "amd64", CacheMounts: true})
+	recipe, err := plan.Recipe(deps.Target{Base: "debian:bookworm-slim", Arch: "amd64"}, deps.Hooks{})
 	if err != nil {
 		panic(err)
 	}

@@ -26,7 +26,20 @@ type method interface {
 	checked(version string) string
 	// get says how a person gets it onto a machine.
 	get(version string) string
+	// hosts are where it comes from.
+	hosts() []string
 }
+
+// Hosts of registries. Those of GitHub send downloads on to others.
+var (
+	debianHosts = []string{"deb.debian.org", "security.debian.org", "archive.ubuntu.com", "security.ubuntu.com", "ports.ubuntu.com"}
+	npmHosts    = []string{"registry.npmjs.org"}
+	goHosts     = []string{"proxy.golang.org", "sum.golang.org"}
+	pypiHosts   = []string{"pypi.org", "files.pythonhosted.org"}
+	crateHosts  = []string{"index.crates.io", "static.crates.io", "crates.io"}
+	githubHosts = []string{"github.com", "objects.githubusercontent.com", "release-assets.githubusercontent.com"}
+	rustHosts   = []string{"static.rust-lang.org"}
+)
 
 // debian installs packages of the system of the base image. All of a plan's are
 // installed at once.
@@ -46,6 +59,8 @@ func (m debian) get(version string) string {
 	return "apt-get install " + strings.Join(m.packages(version), " ")
 }
 
+func (debian) hosts() []string { return debianHosts }
+
 // packages returns what apt-get is asked for.
 func (m debian) packages(version string) []string {
 	names := slices.Clone(m.names)
@@ -63,6 +78,7 @@ func (m debian) packages(version string) []string {
 type npm struct {
 	name  string
 	after []string // further commands
+	from  []string // hosts that these need
 	env   []string
 }
 
@@ -82,6 +98,8 @@ func (m npm) checked(string) string {
 }
 
 func (m npm) get(version string) string { return "npm install --global " + at(m.name, "@", version) }
+
+func (m npm) hosts() []string { return slices.Concat(npmHosts, m.from) }
 
 // goModule builds programs from a Go module.
 type goModule struct {
@@ -106,6 +124,8 @@ func (m goModule) layer(version, _ string) (layer, error) {
 func (goModule) checked(string) string { return "the Go checksum database" }
 
 func (m goModule) get(version string) string { return "go install " + m.query(version) }
+
+func (goModule) hosts() []string { return goHosts }
 
 // Where Python and its tools are.
 const (
@@ -134,6 +154,8 @@ func (pythonTool) checked(string) string { return "the hash in the index of PyPI
 
 func (m pythonTool) get(version string) string { return "uv tool install " + at(m.name, "==", version) }
 
+func (pythonTool) hosts() []string { return pypiHosts }
+
 // pip installs a package from PyPI into the common environment. All of a plan's are
 // installed at once, so that they fit together.
 type pip struct{ name string }
@@ -143,6 +165,8 @@ func (m pip) layer(string, string) (layer, error) { return layer{}, nil }
 func (pip) checked(string) string { return "the hash in the index of PyPI" }
 
 func (m pip) get(version string) string { return "pip install " + at(m.name, "==", version) }
+
+func (pip) hosts() []string { return pypiHosts }
 
 // python installs an interpreter with uv, and the common environment.
 type python struct{}
@@ -165,6 +189,11 @@ func (python) get(version string) string {
 	return "apt-get install python3, or uv python install " + version
 }
 
+// uv asks a mirror of its vendor before GitHub.
+func (python) hosts() []string {
+	return slices.Concat(pypiHosts, githubHosts, []string{"releases.astral.sh"})
+}
+
 // crate builds programs from a crate.
 type crate struct{ name string }
 
@@ -183,6 +212,8 @@ func (crate) checked(string) string {
 func (m crate) get(version string) string {
 	return "cargo install --locked " + at(m.name, "@", version)
 }
+
+func (crate) hosts() []string { return crateHosts }
 
 // rust installs a toolchain with rustup.
 type rust struct{ installer archive }
@@ -215,6 +246,8 @@ func (m rust) checked(string) string {
 func (rust) get(version string) string {
 	return "rustup toolchain install " + version + " (https://rustup.rs)"
 }
+
+func (rust) hosts() []string { return rustHosts }
 
 // at joins a name and a version that may be empty.
 func at(name, by, version string) string {

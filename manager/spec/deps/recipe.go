@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	_ "embed" // the script that downloads
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -26,9 +27,19 @@ const sandboxUser = "1000"
 
 // Target is what a recipe is written for.
 type Target struct {
-	Base        string // the image that it begins from; one of Debian's family
-	Arch        string // of the image, as Go names it
-	CacheMounts bool   // the builder keeps directories between builds
+	Base string // the image that it begins from; one of Debian's family
+	Arch string // of the image, as Go names it
+	// RunFlags and Shell are what the builder wants of each RUN, so that its commands
+	// have a way out; empty where they need none.
+	RunFlags string
+	Shell    []string
+}
+
+// Hooks are a project's own steps at the end of a build, scripts for a shell. They
+// see no workspace.
+type Hooks struct {
+	Root string // run by root
+	User string // run by the image's user
 }
 
 // File is one file of the context of a build.
@@ -56,7 +67,7 @@ func (r *Recipe) Tag(baseID string) string {
 	sum := sha256.New()
 	put := func(text string) { fmt.Fprintf(sum, "%d:%s,", len(text), text) }
 	put(baseID)
-	put(fmt.Sprintf("%s %t", r.Target.Arch, r.Target.CacheMounts))
+	put(r.Target.Arch)
 	for _, f := range r.Files {
 		put(f.Name)
 		put(f.Mode.String())
@@ -68,14 +79,18 @@ func (r *Recipe) Tag(baseID string) string {
 // Empty tells that the plan asks nothing of an image.
 func (p *Plan) Empty() bool { return len(p.Items) == 0 }
 
-// Recipe writes the recipe of an image that has all of the plan's items.
-func (p *Plan) Recipe(target Target) (*Recipe, error) {
+// Recipe writes the recipe of an image that has all of the plan's items, and what the
+// hooks make of it.
+func (p *Plan) Recipe(target Target, hooks Hooks) (*Recipe, error) {
 	if _, err := reference.ParseNormalizedNamed(target.Base); err != nil {
 		return nil, fmt.Errorf("write the recipe of an image: use %q as its base: %w; name an image such as debian:bookworm-slim", target.Base, err)
 	}
 	w := writer{target: target}
 	w.line("FROM " + target.Base)
 	w.line("USER root")
+	if len(target.Shell) > 0 {
+		w.shell(target.Shell)
+	}
 	w.system(p.Items)
 	if fetches(p.Items) {
 		w.line("COPY fetch " + fetchPath)
@@ -101,7 +116,15 @@ func (p *Plan) Recipe(target Target) (*Recipe, error) {
 		"grep -q '^[^:]*:[^:]*:" + sandboxUser + ":' /etc/group || echo sandbox:x:" + sandboxUser + ": >> /etc/group",
 		"grep -q '^[^:]*:[^:]*:" + sandboxUser + ":' /etc/passwd || echo sandbox:x:" + sandboxUser + ":" + sandboxUser + "::/tmp:/bin/sh >> /etc/passwd",
 	}})
+	w.hook("post_build_root", hooks.Root, "")
+	if hooks.User != "" {
+		w.line("RUN " + w.runFlags() + "install -d -o " + sandboxUser + " -g " + sandboxUser + " " + homeDir)
+	}
 	w.line("USER " + sandboxUser + ":" + sandboxUser)
+	w.hook("post_build", hooks.User, homeDir)
+	if len(target.Shell) > 0 {
+		w.shell([]string{"/bin/sh", "-c"}) // that of images which say nothing
+	}
 	w.line("WORKDIR /workspace")
 	dockerfile := File{Name: "Dockerfile", Mode: 0o644, Data: []byte(w.text.String())}
 	return &Recipe{Target: target, Files: append([]File{dockerfile}, w.files...)}, nil
@@ -116,6 +139,48 @@ type writer struct {
 
 func (w *writer) line(text string) { w.text.WriteString(text + "\n") }
 
+// shell says what runs the commands from here on.
+func (w *writer) shell(words []string) {
+	quoted, _ := json.Marshal(words) // of strings it cannot fail
+	w.line("SHELL " + string(quoted))
+}
+
+// hook writes a script as a step. It comes as a file of the context, so that nothing
+// in it can become an instruction of the recipe. What it leaves in home, if that is
+// not empty, has to be what the guest copies into the homes of runs.
+func (w *writer) hook(name, script, home string) {
+	if script == "" {
+		return
+	}
+	w.files = append(w.files, File{Name: name, Mode: 0o755, Data: []byte(script + "\n")})
+	commands := []string{"set -eu", "cd /"}
+	if home != "" {
+		commands = append(commands, "export HOME="+home)
+	}
+	commands = append(commands, "sh -e "+hookDir+name)
+	if home != "" {
+		commands = append(commands, "chmod -R a+rX "+home,
+			`test "$(find `+home+` | wc -l)" -le 256 || { echo '`+name+` leaves more than 256 files in its home' >&2; exit 1; }`,
+			`test -z "$(find `+home+` -type f -size +1024k)" || { echo '`+name+` leaves a file of more than 1 MiB in its home' >&2; exit 1; }`)
+	}
+	w.text.WriteString("RUN --mount=type=bind,source=" + name + ",target=" + hookDir + name + " " + w.runFlags())
+	w.line(strings.Join(commands, "; \\\n    "))
+}
+
+// homeDir is what the home of runs begins with; package guest copies it. Their own home
+// is empty otherwise.
+const homeDir = "/usr/local/lib/drawbridge/home"
+
+// hookDir is where the scripts of hooks are while they run; it is in no layer.
+const hookDir = "/dev/drawbridge-hooks/"
+
+func (w *writer) runFlags() string {
+	if w.target.RunFlags == "" {
+		return ""
+	}
+	return w.target.RunFlags + " "
+}
+
 // layer writes what an item does to the image, as one RUN.
 func (w *writer) layer(l layer) {
 	for _, env := range l.env {
@@ -124,20 +189,15 @@ func (w *writer) layer(l layer) {
 	if len(l.commands) == 0 {
 		return
 	}
-	w.text.WriteString("RUN ")
-	litter := slices.Clone(l.litter)
+	w.text.WriteString("RUN " + w.runFlags())
 	for _, dir := range l.caches {
-		if w.target.CacheMounts {
-			// The name keeps it apart from those of other people's builds.
-			w.text.WriteString("--mount=type=cache,sharing=locked,id=drawbridge" + dir + ",target=" + dir + " ")
-		} else {
-			litter = append(litter, dir)
-		}
+		// The name keeps it apart from those of other people's builds.
+		w.text.WriteString("--mount=type=cache,sharing=locked,id=drawbridge" + dir + ",target=" + dir + " ")
 	}
 	// The first command that fails ends the step.
 	commands := append([]string{"set -eu"}, l.commands...)
-	if len(litter) > 0 {
-		commands = append(commands, "rm -rf "+strings.Join(litter, " "))
+	if len(l.litter) > 0 {
+		commands = append(commands, "rm -rf "+strings.Join(l.litter, " "))
 	}
 	w.line(strings.Join(commands, "; \\\n    "))
 }

@@ -12,11 +12,11 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files and the reference page anew")
 
-var target = Target{Base: "debian:bookworm-slim", Arch: "amd64", CacheMounts: true}
+var target = Target{Base: "debian:bookworm-slim", Arch: "amd64"}
 
 func recipe(t testing.TB, p *Plan) *Recipe {
 	t.Helper()
-	r, err := p.Recipe(target)
+	r, err := p.Recipe(target, Hooks{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func TestRecipeGolden(t *testing.T) {
 		"agents":       {"claude-code codex-cli@0.150.0 git docker:host", target},
 		"plain-arm":    {"node jq cargo:just", Target{Base: "registry.example/base:1", Arch: "arm64"}},
 	} {
-		r, err := plan(t, strings.Fields(test.list)...).Recipe(test.target)
+		r, err := plan(t, strings.Fields(test.list)...).Recipe(test.target, Hooks{})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -105,11 +105,11 @@ func TestTagChangesWithAllThatIsBuilt(t *testing.T) {
 		note(name, recipe(t, plan(t, list...)).Tag("sha256:a"))
 	}
 	for name, other := range map[string]Target{
-		"another name of the base": {Base: "debian:bookworm", Arch: "amd64", CacheMounts: true},
-		"another architecture":     {Base: target.Base, Arch: "arm64", CacheMounts: true},
-		"another builder":          {Base: target.Base, Arch: "amd64"},
+		"another name of the base": {Base: "debian:bookworm", Arch: "amd64"},
+		"another architecture":     {Base: target.Base, Arch: "arm64"},
+		"another builder":          {Base: target.Base, Arch: "amd64", RunFlags: "--mount=type=ssh", Shell: []string{"/guest", "--"}},
 	} {
-		r, err := plan(t, "git", "npm:x").Recipe(other)
+		r, err := plan(t, "git", "npm:x").Recipe(other, Hooks{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -128,11 +128,11 @@ func TestTagChangesWithAllThatIsBuilt(t *testing.T) {
 func TestRecipeNeedsABaseAndAnArchitecture(t *testing.T) {
 	t.Parallel()
 	for _, base := range []string{"", "a b", "debian\nRUN true", "$HOME", "--platform=x"} {
-		if _, err := plan(t, "git").Recipe(Target{Base: base, Arch: "amd64"}); err == nil {
+		if _, err := plan(t, "git").Recipe(Target{Base: base, Arch: "amd64"}, Hooks{}); err == nil {
 			t.Errorf("the base %q was taken", base)
 		}
 	}
-	_, err := plan(t, "ripgrep").Recipe(Target{Base: "debian", Arch: "riscv64"})
+	_, err := plan(t, "ripgrep").Recipe(Target{Base: "debian", Arch: "riscv64"}, Hooks{})
 	if err == nil || !strings.Contains(err.Error(), "ripgrep@14.1.1") || !strings.Contains(err.Error(), "riscv64") {
 		t.Errorf("got %v", err)
 	}

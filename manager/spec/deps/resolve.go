@@ -26,6 +26,18 @@ type Plan struct {
 	Docker   DockerMode // empty is none
 }
 
+// Hosts returns, sorted, where the plan's items come from: what a build of them has to
+// reach. The packages of the system come from Debian or Ubuntu themselves; a base image
+// that has them from elsewhere needs that host too.
+func (p *Plan) Hosts() []string {
+	hosts := slices.Clone(debianHosts) // for hooks, and for what downloads the rest
+	for i := range p.Items {
+		hosts = append(hosts, p.Items[i].entry.how.hosts()...)
+	}
+	slices.Sort(hosts)
+	return slices.Compact(hosts)
+}
+
 // Resolve decides what a list of dependencies amounts to. The same wishes in any
 // order give the same plan.
 func Resolve(list []Dependency) (*Plan, error) { return builtIn.resolve(list) }

@@ -136,7 +136,7 @@ var packages = []*entry{
 		name: "playwright", kind: TypeNPM, programs: []string{"playwright"}, requires: []string{"node"},
 		versions: versions{fallback: "1.65.1", open: anything},
 		how: npm{
-			name: "playwright", env: []string{"PLAYWRIGHT_BROWSERS_PATH=/opt/playwright"},
+			name: "playwright", from: append([]string{"cdn.playwright.dev", "playwright.download.prss.microsoft.com"}, debianHosts...), env: []string{"PLAYWRIGHT_BROWSERS_PATH=/opt/playwright"},
 			after: []string{"apt-get -o APT::Update::Error-Mode=any update", "playwright install --with-deps chromium", "chmod -R a+rX /opt/playwright", "rm -rf /var/lib/apt/lists/*"},
 		},
 	},
