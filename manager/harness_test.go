@@ -152,6 +152,7 @@ func (w *world) left(m *Manager) string {
 	for _, file := range registered {
 		left = append(left, "registration "+filepath.Base(file))
 	}
+	left = append(left, gatesOfBuilds(w.home)...)
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		w.t.Fatal(err)

@@ -56,7 +56,7 @@ var argumentNames = []string{
 	"run", "runs", "name", "workspace", "command", "env", "image", "runtime", "timeout_seconds", "idempotency_key",
 	"interactive", "keep", "network", "network_rules", "grants", "ports", "host", "decision", "cursor", "cursors", "tail", "wait_seconds", "until", "confirm",
 	"start", "memory_mb", "cpus", "match", "mode", "max_bytes", "stream", "state", "limit", "grace_seconds", "force",
-	"agent", "prompt", "resume", "model", "dependencies", "ignore_moat_yaml", "dir", "stdin", "text", "newline", "eof", "path", "offset", "encoding", "content", "append", "create_dirs",
+	"agent", "prompt", "resume", "model", "dependencies", "rebuild", "ignore_moat_yaml", "dir", "stdin", "text", "newline", "eof", "path", "offset", "encoding", "content", "append", "create_dirs",
 }
 
 func TestEveryToolKeepsTheRules(t *testing.T) {

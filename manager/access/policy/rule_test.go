@@ -164,3 +164,20 @@ func TestZeroRuleHasNoText(t *testing.T) {
 		t.Error(text)
 	}
 }
+
+func TestWholeRulesLookIntoNothing(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"example.com": "example.com", "*.example.com:8443": "*.example.com:8443",
+		"example.com allow GET /**": "", "example.com deny POST /private": "example.com deny * /**",
+	} {
+		rule, err := ParseRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, usable := rule.Whole()
+		if usable != (want != "") || usable && whole.String() != want {
+			t.Errorf("%s: %s, %t; want %q", text, whole, usable, want)
+		}
+	}
+}

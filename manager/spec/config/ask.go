@@ -15,7 +15,7 @@ const (
 	AllowGrants     Permission = "grants"     // to use a credential
 	AllowMounts     Permission = "mounts"     // directories outside of the workspace
 	AllowPrivileged Permission = "privileged" // a sandbox with the powers of root, or without gVisor
-	AllowBuild      Permission = "build"      // scripts while the image is built, where there is no gate
+	AllowBuild      Permission = "build"      // scripts while the image is built, which is less shut in than a run
 	AllowDocker     Permission = "docker"     // the Docker engine of this machine
 	AllowPermissive Permission = "permissive" // any host on the Internet
 	AllowHost       Permission = "host"       // services of this machine and of its network

@@ -118,7 +118,7 @@ func (p *Plan) Recipe(target Target, hooks Hooks) (*Recipe, error) {
 	}})
 	w.hook("post_build_root", hooks.Root, "")
 	if hooks.User != "" {
-		w.line("RUN " + w.runFlags() + "install -d -o " + sandboxUser + " -g " + sandboxUser + " " + homeDir)
+		w.line("RUN " + w.runFlags() + "mkdir -p " + homeDir + " && chown " + sandboxUser + ":" + sandboxUser + " " + homeDir)
 	}
 	w.line("USER " + sandboxUser + ":" + sandboxUser)
 	w.hook("post_build", hooks.User, homeDir)

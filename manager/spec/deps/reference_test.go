@@ -56,9 +56,49 @@ publishes beside it** comes from the same place over TLS, and finds damage, not 
 taken over. Registries and Debian check what they have signed or listed.
 
 Packages without a version, and those of Debian, are as new as the build: an image that was built stays
-as it is. A build is not a run: the code that packages bring for their installation runs as root in a
-container of the engine, with the engine's network.
+as it is, until ` + "`run --rebuild` or `rebuild` of `create_run`" + ` builds it again, with nothing from earlier builds but
+directories of downloads and of Go's build cache. The image that it replaces is removed, where a run is made of it by a later ` + "`drawbridge images prune`" + `.
+
+A build is not a run: the code that packages bring for their installation runs as root in a container of the
+engine's BuildKit, which is less shut in than a sandbox. Agents need ` + "`drawbridge serve --allow build`" + ` for
+images that are not there yet. Engines without BuildKit, which are those of other vendors, build none, and a
+builder elsewhere (` + "`BUILDKIT_HOST`" + `) is not used.
+
+## Hooks of a build
+
+` + "`hooks.post_build_root` and `hooks.post_build` of `moat.yaml`" + ` are scripts for ` + "`sh -e`" + ` that run after everything else is
+installed, the first as root, the second as an ordinary user. They see no workspace, and their text is part of what tells
+images from each other. The home of ` + "`post_build`" + ` is copied into the home of each run, which is empty otherwise: at most
+256 files of up to 1 MiB.
+
+## What a build reaches
+
+The steps of a build have no network. They have a proxy on loopback, behind which is a gate of the build, and no name
+server: what does not speak to a proxy reaches nothing. The gate lets through to where the dependencies come from
+(below, only those of what is asked for), and to what the network rules of the run name; with a permissive network to any
+public host. It does not look into TLS, so that nothing has to trust it, and rules by method and path allow nothing
+here. A limit of the server (` + "`--network-limit`" + `) holds for the rest, not for the hosts below.
+
+A host that was refused is named in the error, as the rule that would allow it: give it to the run, for
+instance because the base image has its packages from a mirror. ` + "`drawbridge images builds`" + ` lists the last fifty builds,
+and ` + "`drawbridge images trace BUILD`" + ` shows what one requested.
 `
+
+// otherHosts are those of vendors that publish a few programs by themselves.
+func otherHosts() []string {
+	var hosts []string
+	for _, e := range builtIn {
+		if how, is := e.how.(archive); is {
+			for _, host := range how.hosts() {
+				if !slices.Contains(githubHosts, host) && !slices.Contains(hosts, host) {
+					hosts = append(hosts, host)
+				}
+			}
+		}
+	}
+	slices.Sort(hosts)
+	return hosts
+}
 
 // referencePage writes the page about all that can be asked for.
 func referencePage() string {
@@ -75,6 +115,17 @@ func referencePage() string {
 		for _, e := range ofKind(section.kind) {
 			fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", e.name, code(e.programs), versionsOf(e), code(e.requires), checkedBy(e))
 		}
+	}
+	b.WriteString("\n## Hosts of builds\n\n| for | hosts |\n| --- | --- |\n")
+	for _, row := range []struct {
+		title string
+		hosts []string
+	}{
+		{"every build, for packages of Debian and Ubuntu", debianHosts}, {"packages of npm", npmHosts}, {"Go modules", goHosts},
+		{"packages from PyPI", pypiHosts}, {"crates", crateHosts}, {"releases on GitHub", githubHosts}, {"`python`", python{}.hosts()},
+		{"`rust`", rustHosts}, {"`playwright`", builtIn["playwright"].how.(npm).from[:2]}, {"others, each for what comes from there", otherHosts()},
+	} {
+		fmt.Fprintf(&b, "| %s | %s |\n", row.title, code(row.hosts))
 	}
 	b.WriteString("\n## Several at once\n\n| name | stands for |\n| --- | --- |\n")
 	for _, e := range ofKind(TypeMeta) {

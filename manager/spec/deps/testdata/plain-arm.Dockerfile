@@ -1,11 +1,10 @@
 FROM registry.example/base:1
 USER root
-RUN set -eu; \
+RUN --mount=type=cache,sharing=locked,id=drawbridge/var/cache/drawbridge-apt,target=/var/cache/drawbridge-apt set -eu; \
     mkdir -p /var/cache/drawbridge-apt/partial; \
     apt-get -o APT::Update::Error-Mode=any update; \
     DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends -o Dir::Cache::Archives=/var/cache/drawbridge-apt ca-certificates curl gcc jq libc6-dev; \
-    rm -rf /var/lib/apt/lists/*; \
-    rm -rf /var/cache/drawbridge-apt
+    rm -rf /var/lib/apt/lists/*
 COPY fetch /usr/local/lib/drawbridge/fetch
 RUN set -eu; \
     /usr/local/lib/drawbridge/fetch https://nodejs.org/dist/v24.18.0/node-v24.18.0-linux-arm64.tar.gz sha256:6b4484c2190274175df9aa8f28e2d758a819cb1c1fe6ab481e2f95b463ab8508 /tmp/drawbridge-download; \
