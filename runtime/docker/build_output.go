@@ -197,8 +197,10 @@ func (o *buildOutput) vertex(digest string) *vertex {
 	return v
 }
 
-// stepOf takes the count away from a name such as "[2/3] RUN true".
+// stepOf takes the count away from a name such as "[2/3] RUN true", and what every
+// step of ours begins with.
 func stepOf(name string) string {
+	name = strings.Replace(name, stepFlags+" ", "", 1)
 	if _, step, found := strings.Cut(name, "] "); found && strings.HasPrefix(name, "[") {
 		return step
 	}

@@ -10,9 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -60,11 +60,10 @@ const (
 
 // buildSession is what the engine asks during one build.
 type buildSession struct {
-	id    string
-	gate  runtime.BuildGate
-	conn  net.Conn
-	stop  context.CancelFunc
-	ended chan struct{} // closed when conn is served no longer
+	id     string
+	gate   runtime.BuildGate
+	server *http.Server
+	ended  chan struct{} // closed when it serves no longer
 }
 
 // openSession connects a session, which lasts until it is closed.
@@ -79,22 +78,60 @@ func (d *Driver) openSession(ctx context.Context, gate runtime.BuildGate) (*buil
 	if err != nil {
 		return nil, d.fail(ctx, err, "open the session of a build")
 	}
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	s.conn, s.stop = conn, stop
+	s.server = &http.Server{
+		Handler:           s,
+		Protocols:         new(http.Protocols),
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: sessionStreams},
+		ReadHeaderTimeout: d.options.CallTimeout,
+	}
+	s.server.Protocols.SetUnencryptedHTTP2(true)
+	listener := &onlyConn{conn: make(chan net.Conn, 1), closed: make(chan struct{}), address: conn.LocalAddr()}
+	listener.conn <- conn
 	go func() {
 		defer close(s.ended)
-		server := &http2.Server{MaxConcurrentStreams: sessionStreams}
-		server.ServeConn(conn, &http2.ServeConnOpts{Context: serving, Handler: s})
+		_ = s.server.Serve(listener) // until it is closed
 	}()
 	return s, nil
 }
 
 // close ends the session. What its requests still do ends with their contexts.
 func (s *buildSession) close() {
-	s.stop()
-	_ = s.conn.Close()
+	_ = s.server.Close()
 	<-s.ended
 }
+
+// onlyConn is a listener that has accepted one connection before it was made. Who
+// makes it puts the connection in.
+type onlyConn struct {
+	conn    chan net.Conn
+	address net.Addr
+	once    sync.Once
+	closed  chan struct{}
+}
+
+// Accept returns the connection, and then waits for the end.
+func (l *onlyConn) Accept() (net.Conn, error) {
+	select {
+	case conn := <-l.conn:
+		return conn, nil
+	case <-l.closed:
+	}
+	select {
+	case conn := <-l.conn: // nobody serves it
+		_ = conn.Close()
+	default:
+	}
+	return nil, net.ErrClosed
+}
+
+// Close ends the wait.
+func (l *onlyConn) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// Addr returns the connection's own address.
+func (l *onlyConn) Addr() net.Addr { return l.address }
 
 // ServeHTTP answers the engine.
 func (s *buildSession) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -108,15 +145,15 @@ func (s *buildSession) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	case methodForward:
 		err = s.forward(w, req)
 	default:
-		w.Header().Set(http2.TrailerPrefix+"Grpc-Status", "12") // unimplemented
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "12") // unimplemented
 		return
 	}
 	status := "0"
 	if err != nil {
 		status = "14" // unavailable
-		w.Header().Set(http2.TrailerPrefix+"Grpc-Message", "the gate of the build cannot be reached")
+		w.Header().Set(http.TrailerPrefix+"Grpc-Message", "the gate of the build cannot be reached")
 	}
-	w.Header().Set(http2.TrailerPrefix+"Grpc-Status", status)
+	w.Header().Set(http.TrailerPrefix+"Grpc-Status", status)
 }
 
 // answerOnce answers the only message of a call.
