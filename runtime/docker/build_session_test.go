@@ -71,7 +71,7 @@ func behindGate(t testing.TB, d *Driver, g *testGate, steps ...string) runtime.B
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := []string{"USER root", fmt.Sprintf("SHELL [\"%s\"]", strings.Join(builder.Shell, `", "`))}
+	lines := []string{"USER root", `SHELL ["` + strings.Join(builder.Shell, `", "`) + `"]`}
 	for _, step := range steps {
 		if command, is := strings.CutPrefix(step, "RUN "); is {
 			step = "RUN " + builder.RunFlags + " " + command
