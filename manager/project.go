@@ -46,9 +46,10 @@ var configKeys = []configKey{
 		return nil
 	}},
 	{"name", "", func(o *Options, c *config.Config) error {
-		// Siblings of one project share its file, so its name is but the beginning.
+		// Siblings of one project share its file, so its name is but the beginning. Where
+		// there are volumes it says which.
 		if o.Name == "" {
-			o.Name, o.isNamePrefix = c.Name, true
+			o.Name, o.isNamePrefix = c.Name, len(c.Volumes) == 0
 		}
 		return nil
 	}},

@@ -24,7 +24,7 @@ const maxNumber = 1 << 53 // what every reader of JSON takes for a whole number
 // names.
 var root = object[Config](nil,
 	key("name", func(c *Config) *string { return &c.Name }, text(runName), about{
-		does: "name of the run; volumes are shared by runs of the same name in the same workspace", fallback: "a made-up one", example: "my-agent", rule: "needed where there are volumes; runs have names in lower case; a further live run of the project gets a suffix"}),
+		does: "name of the run; volumes are shared by runs of the same name in the same workspace", fallback: "a made-up one", example: "my-agent", rule: "needed where there are volumes; runs have names in lower case; a further live run of a project without volumes gets a suffix"}),
 	key("agent", func(c *Config) *string { return &c.Agent }, text(agentName), about{
 		does: "agent that works in the run", example: "claude"}),
 	key("version", func(c *Config) *string { return &c.Version }, text(oneLine), about{
