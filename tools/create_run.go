@@ -34,7 +34,7 @@ func createRunTool() definition {
 		Annotations: Annotations{Destructive: true, OpenWorld: true},
 		Params: []Param{
 			commandParam("The command, one word an entry; use [\"sh\", \"-c\", \"...\"] for shell syntax. Default [\"/bin/bash\"].", false),
-			{Name: "agent", Kind: Text, Enum: agentNames(), Description: "Run this coding agent instead of a command. It works in the workspace, asks nobody, and ends when it has answered."},
+			{Name: "agent", Kind: Text, Enum: agentNames(), Description: "Run this coding agent instead of a command. It works in the workspace, asks nobody, and ends with its answer. Default: none."},
 			{Name: "prompt", Kind: Text, Min: 1, Max: maxPromptBytes, Description: "What the agent is told."},
 			{Name: "resume", Kind: Text, Min: 1, Max: maxNameArgBytes, Description: "An earlier run of the same agent in the same workspace: go on with its session."},
 			{Name: "model", Kind: Text, Min: 1, Max: 128, Description: "A model that the agent knows. Default: the agent's choice."},
