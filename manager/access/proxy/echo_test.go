@@ -94,7 +94,7 @@ func TestLaterEchoesAreMaskedToo(t *testing.T) {
 		if _, text := send(t, c, "https://"+host+"/", map[string]string{"Authorization": "own "}); text != "own "+masks && text != "own"+masks {
 			t.Errorf("got %q", text)
 		}
-		if first, second := w.entry(0), w.entry(1); first.Grant != "github" || second.Grant != "" {
+		if second, first := w.entry(1), w.entry(0); first.Grant != "github" || second.Grant != "" {
 			t.Errorf("recorded %+v and %+v", first, second)
 		}
 	})

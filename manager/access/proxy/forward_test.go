@@ -100,6 +100,7 @@ func TestRefusedHostIsNeverContacted(t *testing.T) {
 	if len(contacted) != 0 {
 		t.Error("the host was contacted")
 	}
+	_ = w.entry(1)
 	for i, kind := range []string{KindConnect, KindHTTP} {
 		if e := w.entry(i); e.Kind != kind || e.Decision != Refused || e.Host != "api.test" {
 			t.Errorf("recorded %+v", e)

@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -102,14 +103,17 @@ func (w *world) record(e Entry) {
 	}
 }
 
-// entry waits for the n-th entry of the record.
+// entry waits until the record has more than n entries, and returns the n-th by the
+// times of the requests. One that is over may be overtaken by the next while it is
+// written down: whoever wants several asks for the last one first.
 func (w *world) entry(n int) Entry {
 	w.t.Helper()
 	deadline := time.After(20 * time.Second)
 	for {
 		w.mu.Lock()
-		entries := w.entries
+		entries := slices.Clone(w.entries)
 		w.mu.Unlock()
+		slices.SortStableFunc(entries, func(a, b Entry) int { return a.Time.Compare(b.Time) })
 		if len(entries) > n {
 			return entries[n]
 		}

@@ -246,7 +246,7 @@ func TestCredentialDoesNotFollowARedirect(t *testing.T) {
 		if status != http.StatusOK || got.last(t).Get("Authorization") != "Bearer "+placeholder {
 			t.Errorf("got %d, the server %v", status, got.headers)
 		}
-		if first, second := w.entry(0), w.entry(1); first.Grant != "github" || second.Grant != "" || second.Host != "evil.test" {
+		if second, first := w.entry(1), w.entry(0); first.Grant != "github" || second.Grant != "" || second.Host != "evil.test" {
 			t.Errorf("recorded %+v and %+v", first, second)
 		}
 	})
