@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -20,13 +18,9 @@ import (
 // into a directory of the home. Services of runs see that and cannot write it: what a
 // run could put there would be served to others.
 
-const (
-	// fetchTimeout bounds what is fetched at a time: a model of many gigabytes, over
-	// a slow line.
-	fetchTimeout = 30 * time.Minute
-	// lockPause is between two tries to be the one who fetches.
-	lockPause = 200 * time.Millisecond
-)
+// fetchTimeout bounds what is fetched at a time: a model of many gigabytes, over a
+// slow line.
+const fetchTimeout = 30 * time.Minute
 
 // storeDir is the directory of the home with what is kept for a service.
 func (m *Manager) storeDir(service string) string {
@@ -64,7 +58,7 @@ func (m *Manager) fetchModels(ctx context.Context, c *creation, w serviceWish, s
 			return err
 		}
 	}
-	unlock, err := lockStore(ctx, filepath.Join(dir, ".lock"))
+	unlock, err := storage.LockFile(ctx, filepath.Join(dir, ".lock"))
 	if err != nil {
 		return err
 	}
@@ -92,28 +86,4 @@ func (m *Manager) fetchModels(ctx context.Context, c *creation, w serviceWish, s
 		}
 	}
 	return nil
-}
-
-// lockStore makes the caller the only one, in any process, that writes to a store.
-func lockStore(ctx context.Context, path string) (unlock func(), err error) {
-	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() {
-				// Closing alone would leave it to a child that is being forked.
-				_ = unix.Flock(int(lock.Fd()), unix.LOCK_UN)
-				_ = lock.Close()
-			}, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), lock.Close())
-		}
-		if err := sleep(ctx, lockPause); err != nil {
-			return nil, errors.Join(err, lock.Close())
-		}
-	}
 }

@@ -3,14 +3,10 @@ package storage
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
-	"time"
 
 	"go.uber.org/zap"
 )
@@ -55,7 +51,7 @@ func (s *Store) migrate(ctx context.Context) error {
 	}
 	// The journal mode cannot be changed in a transaction, and not while
 	// another process is at it.
-	unlock, err := lockFile(ctx, filepath.Join(s.home, "migrate.lock"))
+	unlock, err := LockFile(ctx, filepath.Join(s.home, "migrate.lock"))
 	if err != nil {
 		return fmt.Errorf("wait for another process to prepare the database: %w", err)
 	}
@@ -88,32 +84,4 @@ func (s *Store) apply(ctx context.Context, script string, version int) error {
 		_, err := s.write.conn.ExecContext(t.ctx, fmt.Sprintf("PRAGMA user_version = %d", version))
 		return err
 	})
-}
-
-// lockPoll is how often a lock that another process holds is tried.
-const lockPoll = 10 * time.Millisecond
-
-// lockFile takes an exclusive lock that ends with the process at the latest. ctx
-// bounds the wait.
-func lockFile(ctx context.Context, path string) (unlock func(), err error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	ticks := time.NewTicker(lockPoll)
-	defer ticks.Stop()
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-		if err == nil {
-			return func() { _ = f.Close() }, nil
-		}
-		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(&os.PathError{Op: "lock", Path: path, Err: err}, f.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(ctx.Err(), f.Close())
-		case <-ticks.C:
-		}
-	}
 }

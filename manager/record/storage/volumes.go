@@ -13,9 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // Volumes are directories of the home that outlive runs. Those of one set are in
@@ -33,9 +30,6 @@ const (
 	ownerFile   = "owner.json"
 	volumesLock = ".lock"
 	gonePrefix  = ".gone-"
-	// lockPause is between two attempts to get the lock of the volumes, which is
-	// held for moments.
-	lockPause = 10 * time.Millisecond
 	// maxVolumes bounds the volumes of one home, each of which is there until
 	// somebody removes it.
 	maxVolumes = 512
@@ -254,22 +248,12 @@ func (s *Store) lockVolumes(ctx context.Context) (release func(), err error) {
 	if err := ensureDir(dir); err != nil {
 		return nil, err
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, volumesLock), os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return nil, err
+	release, err = LockFile(ctx, filepath.Join(dir, volumesLock))
+	switch {
+	case err == nil:
+		return release, nil
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("wait for another process that works on the volumes: %w", err)
 	}
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return func() { _ = lock.Close() }, nil // which gives the lock back
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock the volumes: %w", err), lock.Close())
-		}
-		select {
-		case <-ctx.Done():
-			return nil, errors.Join(fmt.Errorf("wait for another process that works on the volumes: %w", ctx.Err()), lock.Close())
-		case <-time.After(lockPause):
-		}
-	}
+	return nil, fmt.Errorf("lock the volumes: %w", err)
 }
