@@ -178,13 +178,14 @@ func newSerial() (*big.Int, error) {
 // leaf returns a certificate for a host.
 func (a *Authority) leaf(host policy.Host) (*tls.Certificate, error) {
 	name := host.String()
-	a.mu.Lock()
-	found := a.leaves[name]
-	a.mu.Unlock()
-	if found != nil && a.isGood(found.Leaf) {
+	if found := a.kept(name); found != nil {
 		return found, nil
 	}
 	made, err, _ := a.making.Do(name, func() (any, error) {
+		// Whoever saw none above may come here after another has made it.
+		if found := a.kept(name); found != nil {
+			return found, nil
+		}
 		leaf, err := a.makeLeaf(host)
 		if err != nil {
 			return nil, err
@@ -204,6 +205,16 @@ func (a *Authority) leaf(host policy.Host) (*tls.Certificate, error) {
 		return nil, fmt.Errorf("make a certificate for %s: %w", name, err)
 	}
 	return made.(*tls.Certificate), nil
+}
+
+// kept returns the certificate that is kept for a host and can be shown, or nil.
+func (a *Authority) kept(name string) *tls.Certificate {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if found := a.leaves[name]; found != nil && a.isGood(found.Leaf) {
+		return found
+	}
+	return nil
 }
 
 // isGood tells whether a certificate can be shown: the clock may have been set since
