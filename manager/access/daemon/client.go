@@ -23,6 +23,7 @@ import (
 const (
 	startTimeout = 15 * time.Second // from the start of a daemon to its first answer
 	callTimeout  = 15 * time.Second
+	leaveTimeout = 15 * time.Second     // from a daemon's refusal, because it leaves, to its end
 	startPause   = 5 * time.Millisecond // between two looks whether it answers
 	againPause   = time.Second          // between two daemons that are started
 	maxAnswer    = 1 << 20
@@ -77,10 +78,7 @@ func (c *Client) Health(ctx context.Context) (Health, error) {
 // Grants returns what is stored of grants, and starts the daemon if none answers.
 func (c *Client) Grants(ctx context.Context, profile string) ([]Grant, error) {
 	var list []Grant
-	err := c.ensure(ctx)
-	if err == nil {
-		err = c.call(ctx, http.MethodGet, "/v1/grants?profile="+url.QueryEscape(profile), nil, &list)
-	}
+	err := c.callStarted(ctx, http.MethodGet, "/v1/grants?profile="+url.QueryEscape(profile), nil, &list)
 	if err != nil {
 		return nil, fmt.Errorf("list the grants: %w", err)
 	}
@@ -92,15 +90,7 @@ func (c *Client) Grants(ctx context.Context, profile string) ([]Grant, error) {
 // request.
 func (c *Client) Register(ctx context.Context, request RegisterRequest) (Registration, error) {
 	var got Registration
-	err := errors.Join(c.ensure(ctx))
-	for try := 0; err == nil; try++ {
-		err = c.call(ctx, http.MethodPost, "/v1/runs", request, &got)
-		if try > 2 || !errors.Is(err, ErrNotRunning) {
-			break
-		}
-		// It was just about to leave, or was ended.
-		err = c.ensure(ctx)
-	}
+	err := c.callStarted(ctx, http.MethodPost, "/v1/runs", request, &got)
 	if err != nil {
 		return Registration{}, fmt.Errorf("register %s with the gate: %w", request.RunID, err)
 	}
@@ -171,6 +161,26 @@ func (c *Client) Watch(ctx context.Context) error {
 	defer resp.Body.Close()
 	_, _ = io.Copy(io.Discard, resp.Body) // until the end
 	return ctx.Err()
+}
+
+// callStarted performs a request that may be repeated, and starts the daemon if none
+// answers. One that is leaving answers until it has left, and takes no more runs: the
+// request is for the next one then.
+func (c *Client) callStarted(ctx context.Context, method, path string, content, result any) error {
+	for end := time.Now().Add(leaveTimeout); ; {
+		err := c.ensure(ctx)
+		if err == nil {
+			err = c.call(ctx, method, path, content, result)
+		}
+		if !errors.Is(err, ErrNotRunning) || time.Now().After(end) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(startPause):
+		}
+	}
 }
 
 // Ensure starts the daemon if none answers.

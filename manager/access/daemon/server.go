@@ -316,7 +316,7 @@ func (s *server) leave(idle time.Duration, isNeeded bool) bool {
 	if isNeeded {
 		s.idle = time.Now()
 	}
-	s.closing = len(s.runs) == 0 && time.Since(s.idle) >= idle
+	s.closing = s.closing || len(s.runs) == 0 && time.Since(s.idle) >= idle
 	return s.closing
 }
 
