@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
@@ -48,10 +47,13 @@ type serveFlags struct {
 	profile     string
 }
 
+// serveName is the command that is started for each session of an agent.
+const serveName = "serve"
+
 func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
-		Use:   "serve",
+		Use:   serveName,
 		Short: "Serve MCP to an agent, on stdio or over HTTP",
 		Long: `Serve MCP to an agent, on standard input and output.
 
@@ -105,7 +107,6 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	// A client that is gone shows as a failed write, which ends the session in
 	// good order; the signal would end the process at once.
 	signal.Ignore(syscall.SIGPIPE)
-	collectLazily()
 
 	// First of all, before anything could print.
 	protocol := os.Stdout
@@ -160,25 +161,6 @@ func pollable(file *os.File) (in *os.File, closeInput func()) {
 		return file, same
 	}
 	return in, func() { _ = in.Close() }
-}
-
-const (
-	// lazyGC lets the heap grow to five times of what lives. A server's live heap
-	// is a few megabytes, at which the runtime would otherwise collect several
-	// times a second under load.
-	lazyGC = 400
-	// lazyGCLimit is where that ends: a heap of this many bytes is collected
-	// as often as needed to stay below.
-	lazyGCLimit = 512 << 20
-)
-
-// collectLazily trades some megabytes for processor time, unless the environment
-// says how to collect.
-func collectLazily() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(lazyGC)
-		debug.SetMemoryLimit(lazyGCLimit)
-	}
 }
 
 // onlyStdio refuses flags that mean something over HTTP only.
