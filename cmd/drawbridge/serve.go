@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/mark3labs/mcp-go/server"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -195,7 +196,7 @@ func newServer(runs *opening, log *zap.Logger, f serveFlags) (*mcpserver.Server,
 		Name:              "drawbridge",
 		Version:           buildVersion().Version,
 		Instructions:      tools.Instructions(),
-		Tools:             tools.ServerTools(offered),
+		Tools:             func() []server.ServerTool { return tools.ServerTools(offered) },
 		ResourceTemplates: tools.ResourceTemplates(deps),
 		Logger:            log,
 	}), nil
