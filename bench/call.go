@@ -30,20 +30,29 @@ func measureCall(ctx context.Context, w *world) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, floor.close()) }()
+	// A run that was not asked for since the database has changed is read from it; one
+	// that was is not.
+	few := runs[:100]
 	for _, one := range []struct {
 		name   string
 		width  int
+		runs   []stored
 		target string
-	}{{"resolve, one at a time", 1, "<= 1.3"}, {"resolve, 16 at a time", 16, "<= 1.3"}} {
+	}{
+		{"resolve, one at a time", 1, runs, "<= 1.3"},
+		{"resolve, 16 at a time", 16, runs, "<= 1.3"},
+		{"resolve the same 100, one at a time", 1, few, "<= 1.3"},
+		{"resolve the same 100, 16 at a time", 16, few, "<= 1.3"},
+	} {
 		f, o := caller{c: floor}, caller{c: ours}
 		for _, warm := range []*caller{{c: floor}, {c: ours}} {
-			if err := warm.turn(ctx, one.width, runs); err != nil {
+			if err := warm.turn(ctx, one.width, one.runs); err != nil {
 				return err
 			}
 		}
 		err := alternate(ctx, w.repeat(16),
-			func() error { return f.turn(ctx, one.width, runs) },
-			func() error { return o.turn(ctx, one.width, runs) })
+			func() error { return f.turn(ctx, one.width, one.runs) },
+			func() error { return o.turn(ctx, one.width, one.runs) })
 		w.results.compare(one.name, "us", f.latency, o.latency, one.target)
 		w.results.compare("  a call's share of the time", "us", f.each, o.each, "")
 		w.results.compare("  CPU of the server a call", "us", f.cpuPerCall(), o.cpuPerCall(), "")

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,7 +21,8 @@ const closeWait = 10 * time.Second
 
 // client is an MCP client on the standard input and output of a server that is a
 // child of this process. It does as little as possible, so that what is measured
-// is the server. Calls may be concurrent.
+// is the server: an answer is decoded by who wants to know what is in it. Calls may
+// be concurrent.
 type client struct {
 	cmd    *exec.Cmd
 	stdin  io.WriteCloser
@@ -29,8 +31,8 @@ type client struct {
 
 	mu      sync.Mutex // guards the fields below, and writes to stdin
 	lastID  int64
-	waiting map[string]chan reply
-	err     error // why the reader ended
+	waiting map[string]chan []byte // each gets the line of its answer
+	err     error                  // why the reader ended
 }
 
 type reply struct {
@@ -53,7 +55,7 @@ func spawn(dir, program string, args, env []string) (*client, error) {
 		return nil, fmt.Errorf("make a file for what %s says: %w", program, err)
 	}
 	cmd.Stderr = stderr
-	c := &client{cmd: cmd, stderr: stderr, done: make(chan struct{}), waiting: make(map[string]chan reply)}
+	c := &client{cmd: cmd, stderr: stderr, done: make(chan struct{}), waiting: make(map[string]chan []byte)}
 	if c.stdin, err = cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
@@ -81,27 +83,56 @@ func (c *client) read(stdout io.Reader) {
 			c.mu.Unlock()
 			return
 		}
-		var r reply
-		if json.Unmarshal(line, &r) != nil || len(r.ID) == 0 {
-			continue // a notification
-		}
+		id := idOf(line)
 		c.mu.Lock()
-		waiter := c.waiting[string(r.ID)]
-		delete(c.waiting, string(r.ID))
+		waiter := c.waiting[id]
+		delete(c.waiting, id)
 		c.mu.Unlock()
 		if waiter != nil {
-			waiter <- r
+			waiter <- line
 		}
 	}
 }
 
+// idOf returns the id of an answer, or nothing for a notification.
+func idOf(line []byte) string {
+	if rest, usual := bytes.CutPrefix(line, []byte(`{"jsonrpc":"2.0","id":`)); usual {
+		id, _, _ := bytes.Cut(rest, []byte(","))
+		return string(id)
+	}
+	var r reply
+	if json.Unmarshal(line, &r) != nil {
+		return ""
+	}
+	return string(r.ID)
+}
+
+// hasResult tells that an answer is no error, without decoding it. False means that
+// it has to be decoded.
+func hasResult(line []byte, id string) bool {
+	return bytes.HasPrefix(line, []byte(`{"jsonrpc":"2.0","id":`+id+`,"result":{`))
+}
+
 // request sends a request and returns its result.
 func (c *client) request(ctx context.Context, method string, params any) (json.RawMessage, error) {
+	line, err := c.exchange(ctx, method, params)
+	if err != nil {
+		return nil, err
+	}
+	var r reply
+	if err := json.Unmarshal(line, &r); err != nil {
+		return nil, fmt.Errorf("read the answer of %s: %w", method, err)
+	}
+	return r.Result, nil
+}
+
+// exchange sends a request and returns the line of its answer, which is no error.
+func (c *client) exchange(ctx context.Context, method string, params any) ([]byte, error) {
 	body, err := json.Marshal(params)
 	if err != nil {
 		return nil, fmt.Errorf("encode the parameters of %s: %w", method, err)
 	}
-	answer := make(chan reply, 1)
+	answer := make(chan []byte, 1)
 	c.mu.Lock()
 	c.lastID++
 	id := strconv.FormatInt(c.lastID, 10)
@@ -113,11 +144,18 @@ func (c *client) request(ctx context.Context, method string, params any) (json.R
 		return nil, fmt.Errorf("send %s: %w; the server said: %s", method, err, c.said())
 	}
 	select {
-	case r := <-answer:
+	case answer := <-answer:
+		if hasResult(answer, id) {
+			return answer, nil
+		}
+		var r reply
+		if err := json.Unmarshal(answer, &r); err != nil {
+			return nil, fmt.Errorf("read the answer of %s: %w", method, err)
+		}
 		if r.Error != nil {
 			return nil, fmt.Errorf("%s: error %d: %s", method, r.Error.Code, r.Error.Message)
 		}
-		return r.Result, nil
+		return answer, nil
 	case <-c.done:
 		return nil, fmt.Errorf("%s: %w; it said: %s", method, c.err, c.said())
 	case <-ctx.Done():
@@ -154,8 +192,13 @@ func (c *client) connect(ctx context.Context) error {
 // tool calls a tool and decodes its structured content into result, unless that
 // is nil.
 func (c *client) tool(ctx context.Context, name string, args, result any) error {
-	raw, err := c.request(ctx, "tools/call", map[string]any{"name": name, "arguments": args})
-	if err != nil || result == nil {
+	params := map[string]any{"name": name, "arguments": args}
+	if result == nil {
+		_, err := c.exchange(ctx, "tools/call", params)
+		return err
+	}
+	raw, err := c.request(ctx, "tools/call", params)
+	if err != nil {
 		return err
 	}
 	var answer struct {

@@ -50,7 +50,7 @@ func firstAnswer(ctx context.Context, dir, program string, args []string, method
 		return 0, err
 	}
 	if method != "" {
-		_, err = c.request(ctx, method, params)
+		_, err = c.exchange(ctx, method, params)
 	} else if err = c.connect(ctx); err == nil {
 		err = c.tool(ctx, "resolve", params, nil)
 	}

@@ -121,7 +121,7 @@ func (w *world) compile(ctx context.Context, pkg, output string) error {
 	w.say("building %s", pkg)
 	ctx, cancel := context.WithTimeout(ctx, buildTime)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", output, pkg)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -X main.version=bench -X main.commit=none -X main.date=none", "-o", output, pkg)
 	cmd.Dir = w.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if pkg == "./cmd/drawbridge-guest" || pkg == "./bench/printer" {

@@ -42,7 +42,7 @@ func TestMain(m *testing.M) {
 			logger = zap.Must(zap.NewDevelopment())
 		}
 		tools := append(newProbes().tools(), emptyTool())
-		srv := New(Config{Name: "ours", Version: "1", Tools: tools, Logger: logger})
+		srv := New(Config{Name: "ours", Version: "1", Tools: func() []server.ServerTool { return tools }, Logger: logger})
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
 		exit(srv.ServeStdio(ctx, os.Stdin, os.Stdout))

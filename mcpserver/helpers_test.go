@@ -114,7 +114,7 @@ func newTestServer(t *testing.T, p *probes, change ...func(*Config)) (*Server, *
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
 	config := Config{
-		Name: "test", Version: "1", Tools: p.tools(), Logger: zap.New(core),
+		Name: "test", Version: "1", Tools: p.tools, Logger: zap.New(core),
 		Resources: []server.ServerResource{{
 			Resource: mcp.NewResource("test://broken", "broken"),
 			Handler: func(context.Context, mcp.ReadResourceRequest) ([]mcp.ResourceContents, error) {

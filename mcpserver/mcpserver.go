@@ -34,6 +34,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,14 +64,17 @@ const (
 	listPageSize = 1000
 )
 
-// Config is what a Server serves. The slices are not changed after New.
+// Config is what a Server serves. The slices are not changed once New has them.
 type Config struct {
 	// Name and Version identify the server to clients; both are required.
 	Name, Version string
 	// Instructions tell a model how to use the tools; clients show them to it.
 	Instructions string
 
-	Tools             []server.ServerTool
+	// Tools returns the tools; nil is none. It is called once, by the first request
+	// about tools, because their schemas take longer to make than the answer to a
+	// handshake, for which clients wait first.
+	Tools             func() []server.ServerTool
 	Resources         []server.ServerResource
 	ResourceTemplates []server.ServerResourceTemplate
 	Prompts           []server.ServerPrompt
@@ -96,6 +100,7 @@ type Config struct {
 // safe for concurrent use.
 type Server struct {
 	mcp        *server.MCPServer
+	addTools   func() // idempotent; before the first request about tools
 	log        *zap.Logger
 	maxMessage int
 	timings    timings
@@ -143,7 +148,7 @@ func New(config Config) *Server {
 		options = append(options, server.WithInstructions(config.Instructions))
 	}
 	// listChanged is false throughout: what we serve is fixed when we start.
-	if len(config.Tools) > 0 {
+	if config.Tools != nil {
 		options = append(options, server.WithToolCapabilities(false))
 	}
 	if len(config.Resources)+len(config.ResourceTemplates) > 0 || config.ResourceSubscriptions {
@@ -161,7 +166,11 @@ func New(config Config) *Server {
 		server.WithResourceHandlerMiddleware(s.guardReads))
 
 	s.mcp = server.NewMCPServer(config.Name, config.Version, options...)
-	s.mcp.AddTools(config.Tools...)
+	s.addTools = sync.OnceFunc(func() {
+		if config.Tools != nil {
+			s.mcp.AddTools(config.Tools()...)
+		}
+	})
 	s.mcp.AddResources(config.Resources...)
 	s.mcp.AddResourceTemplates(config.ResourceTemplates...)
 	s.mcp.AddPrompts(config.Prompts...)
@@ -169,7 +178,8 @@ func New(config Config) *Server {
 }
 
 // MCP returns the mcp-go server underneath, for handlers that send requests or
-// notifications to the client they serve. Its tools must not be changed.
+// notifications to the client they serve. Its tools must not be changed, and are
+// there once a client has asked about them.
 func (s *Server) MCP() *server.MCPServer { return s.mcp }
 
 // ResourceUpdated tells every client that subscribed to uri that its content
@@ -269,6 +279,9 @@ func (s *Server) handle(ctx context.Context, session server.ClientSession, msg m
 			answer = errorAnswer(msg.id, mcp.INTERNAL_ERROR, s.reportPanic(msg.method, cause).Error())
 		}
 	}()
+	if strings.HasPrefix(msg.method, "tools/") {
+		s.addTools()
+	}
 	return withID(s.mcp.HandleMessage(s.mcp.WithContext(ctx, session), json.RawMessage(msg.raw)), msg.id)
 }
 

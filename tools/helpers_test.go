@@ -85,7 +85,7 @@ func checkResult(t testing.TB, tool Tool, result *mcp.CallToolResult) map[string
 	if diff := cmp.Diff(structured, parseText(t, text)); diff != "" {
 		t.Errorf("%s: text and structured content differ (-structured +text):\n%s\ntext:\n%s", tool.Name, diff, text)
 	}
-	if err := compileSchema(t, tool.OutputSchema).Validate(structured); err != nil {
+	if err := compileSchema(t, tool.OutputSchema()).Validate(structured); err != nil {
 		t.Errorf("%s: the structured content violates the output schema: %v", tool.Name, err)
 	}
 	if _, failed := structured["error"]; failed != result.IsError {

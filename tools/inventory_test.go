@@ -76,7 +76,7 @@ func TestEveryToolKeepsTheRules(t *testing.T) {
 			}
 			checkFields(t, tool.Fields)
 			checkInputSchema(t, tool)
-			compileSchema(t, tool.OutputSchema)
+			compileSchema(t, tool.OutputSchema())
 		})
 	}
 }
@@ -118,15 +118,15 @@ func checkFields(t *testing.T, fields []Field) {
 
 func checkInputSchema(t *testing.T, tool Tool) {
 	t.Helper()
-	compileSchema(t, tool.InputSchema)
+	compileSchema(t, tool.InputSchema())
 	var top map[string]any
-	if err := json.Unmarshal(tool.InputSchema, &top); err != nil {
+	if err := json.Unmarshal(tool.InputSchema(), &top); err != nil {
 		t.Fatal(err)
 	}
 	if open, said := top["additionalProperties"].(bool); top["type"] != "object" || !said || open {
 		t.Error("the input schema is not a closed object")
 	}
-	for _, schema := range []json.RawMessage{tool.InputSchema, tool.OutputSchema} {
+	for _, schema := range []json.RawMessage{tool.InputSchema(), tool.OutputSchema()} {
 		for _, word := range []string{"anyOf", "oneOf", "allOf", "$ref", `"type":[`} {
 			if strings.Contains(string(schema), word) {
 				t.Errorf("a schema uses %s, which several model providers refuse", word)
@@ -203,7 +203,7 @@ func TestListOfToolsIsSmall(t *testing.T) {
 	const limit = 16 << 10
 	size := 0
 	for _, tool := range Inventory(Deps{}) {
-		size += len(tool.Name) + len(tool.Description) + len(tool.InputSchema)
+		size += len(tool.Name) + len(tool.Description) + len(tool.InputSchema())
 	}
 	if size > limit {
 		t.Errorf("names, descriptions and input schemas take %d bytes", size)

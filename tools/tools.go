@@ -90,10 +90,15 @@ type Tool struct {
 	Params      []Param
 	Fields      []Field // of the structured content when the call succeeds
 
-	InputSchema  json.RawMessage // derived from Params
-	OutputSchema json.RawMessage // derived from Fields; an answer with only an error satisfies it too
-	Handler      server.ToolHandlerFunc
+	Handler server.ToolHandlerFunc
 }
+
+// InputSchema returns the JSON schema of the arguments, made from Params.
+func (t Tool) InputSchema() json.RawMessage { return inputSchema(t.Params) }
+
+// OutputSchema returns the JSON schema of the structured content, made from Fields.
+// An answer with only an error satisfies it too.
+func (t Tool) OutputSchema() json.RawMessage { return outputSchema(t.Fields) }
 
 // definition is a tool as its file defines it: the data, and what it does.
 type definition struct {
@@ -125,8 +130,6 @@ func Inventory(deps Deps) []Tool {
 // build completes the tool with what derives from its definition.
 func (d definition) build(deps Deps) Tool {
 	tool := d.Tool
-	tool.InputSchema = inputSchema(tool.Params)
-	tool.OutputSchema = outputSchema(tool.Fields)
 	params := newParamSet(tool.Name, tool.Params)
 	tool.Handler = func(ctx context.Context, request mcp.CallToolRequest) (*mcp.CallToolResult, error) {
 		c := &call{request: &request}
@@ -195,8 +198,8 @@ func (t Tool) mcp() mcp.Tool {
 		Name:            t.Name,
 		Title:           t.Title,
 		Description:     t.Description,
-		RawInputSchema:  t.InputSchema,
-		RawOutputSchema: t.OutputSchema,
+		RawInputSchema:  t.InputSchema(),
+		RawOutputSchema: t.OutputSchema(),
 		Annotations: mcp.ToolAnnotation{
 			Title:           t.Title,
 			ReadOnlyHint:    &hints.ReadOnly,

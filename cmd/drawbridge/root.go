@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/drawbridge-mcp/drawbridge/internal/lazygc"
 	"github.com/drawbridge-mcp/drawbridge/internal/terminal"
 	"github.com/drawbridge-mcp/drawbridge/manager"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -59,6 +60,11 @@ beginning of its ID (run_3f), or its name.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          unknownCommand,
+		PersistentPreRun: func(cmd *cobra.Command, _ []string) {
+			if cmd.Name() != serveName {
+				lazygc.Stop()
+			}
+		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},

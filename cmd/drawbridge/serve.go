@@ -7,11 +7,11 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/mark3labs/mcp-go/server"
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
@@ -48,10 +48,13 @@ type serveFlags struct {
 	profile     string
 }
 
+// serveName is the command that is started for each session of an agent.
+const serveName = "serve"
+
 func (a *app) serveCommand() *cobra.Command {
 	var f serveFlags
 	cmd := &cobra.Command{
-		Use:   "serve",
+		Use:   serveName,
 		Short: "Serve MCP to an agent, on stdio or over HTTP",
 		Long: `Serve MCP to an agent, on standard input and output.
 
@@ -105,7 +108,6 @@ func (a *app) serve(ctx context.Context, f serveFlags) error {
 	// A client that is gone shows as a failed write, which ends the session in
 	// good order; the signal would end the process at once.
 	signal.Ignore(syscall.SIGPIPE)
-	collectLazily()
 
 	// First of all, before anything could print.
 	protocol := os.Stdout
@@ -162,25 +164,6 @@ func pollable(file *os.File) (in *os.File, closeInput func()) {
 	return in, func() { _ = in.Close() }
 }
 
-const (
-	// lazyGC lets the heap grow to five times of what lives. A server's live heap
-	// is a few megabytes, at which the runtime would otherwise collect several
-	// times a second under load.
-	lazyGC = 400
-	// lazyGCLimit is where that ends: a heap of this many bytes is collected
-	// as often as needed to stay below.
-	lazyGCLimit = 512 << 20
-)
-
-// collectLazily trades some megabytes for processor time, unless the environment
-// says how to collect.
-func collectLazily() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(lazyGC)
-		debug.SetMemoryLimit(lazyGCLimit)
-	}
-}
-
 // onlyStdio refuses flags that mean something over HTTP only.
 func onlyStdio(f serveFlags) error {
 	for flag, set := range map[string]bool{
@@ -213,7 +196,7 @@ func newServer(runs *opening, log *zap.Logger, f serveFlags) (*mcpserver.Server,
 		Name:              "drawbridge",
 		Version:           buildVersion().Version,
 		Instructions:      tools.Instructions(),
-		Tools:             tools.ServerTools(offered),
+		Tools:             func() []server.ServerTool { return tools.ServerTools(offered) },
 		ResourceTemplates: tools.ResourceTemplates(deps),
 		Logger:            log,
 	}), nil

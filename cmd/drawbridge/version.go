@@ -4,6 +4,7 @@ import (
 	"fmt"
 	goruntime "runtime"
 	"runtime/debug"
+	"sync"
 
 	"github.com/spf13/cobra"
 )
@@ -18,9 +19,12 @@ type versionView struct {
 }
 
 // buildVersion returns what the build said of itself, and where it said nothing
-// (go install, go build) what the Go toolchain knows.
-func buildVersion() versionView {
+// (go install, go build) what the Go toolchain knows, which takes a moment to read.
+var buildVersion = sync.OnceValue(func() versionView {
 	v := versionView{Version: version, Commit: commit, Date: date, Go: goruntime.Version(), Platform: goruntime.GOOS + "/" + goruntime.GOARCH}
+	if v.Version != "" && v.Commit != "" && v.Date != "" {
+		return v
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v.Version == "" && info.Main.Version != "" && info.Main.Version != "(devel)" {
 			v.Version = info.Main.Version
@@ -38,7 +42,7 @@ func buildVersion() versionView {
 		v.Version = "development"
 	}
 	return v
-}
+})
 
 func (a *app) versionCommand() *cobra.Command {
 	var output format

@@ -11,8 +11,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
+
+	"github.com/drawbridge-mcp/drawbridge/internal/lazyregexp"
 )
 
 // Volumes are directories of the home that outlive runs. Those of one set are in
@@ -66,10 +67,10 @@ type Volume struct {
 // because the home is closed.
 type VolumeOwner struct{ UID, GID int }
 
-var volumeName = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+var volumeName = lazyregexp.New(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 
 // setID is what VolumeSet.ID returns for the name of a run.
-var setID = regexp.MustCompile(`^[a-z0-9][a-z0-9_.-]{0,62}-[0-9a-f]{12}$`)
+var setID = lazyregexp.New(`^[a-z0-9][a-z0-9_.-]{0,62}-[0-9a-f]{12}$`)
 
 // ValidVolumeName tells whether a volume may have a name: at most 63 lower-case
 // letters, digits, '-' and '_', a letter or a digit first.

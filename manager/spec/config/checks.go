@@ -9,7 +9,7 @@ import (
 // checkProject checks what concerns several keys. A check is left out where one of
 // them has a mistake already, because it would complain of what is not there.
 func checkProject(r *reader, c *Config) {
-	for _, k := range root.below {
+	for _, k := range root().below {
 		if _, stated := c.origins[k.Name]; stated && k.HomeOnly && !k.parent {
 			r.failKey(c, k.Name, "write it into config.yaml of the home", "this key is for the whole home")
 		}

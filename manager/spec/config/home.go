@@ -10,7 +10,7 @@ import (
 // hold them.
 func homeKeys() map[string]bool {
 	allowed := map[string]bool{}
-	for _, k := range root.below {
+	for _, k := range root().below {
 		if !k.Home {
 			continue
 		}
@@ -25,7 +25,7 @@ func homeKeys() map[string]bool {
 // checkHome refuses keys that belong into a project, and mounts that depend on one.
 func checkHome(r *reader, c *Config) {
 	allowed := homeKeys()
-	for _, leaf := range root.leaves {
+	for _, leaf := range root().leaves {
 		if _, stated := c.origins[leaf.path]; stated && !allowed[leaf.path] {
 			r.failKey(c, leaf.path, "write it into moat.yaml of the project", "this key is not for all runs")
 		}
@@ -47,7 +47,7 @@ func checkHome(r *reader, c *Config) {
 // projectKeys is the keys of the table that may stand in moat.yaml.
 func projectKeys() map[string]bool {
 	allowed := map[string]bool{}
-	for _, k := range root.below {
+	for _, k := range root().below {
 		allowed[k.Name] = !k.HomeOnly
 	}
 	return allowed

@@ -20,7 +20,7 @@ type Key struct {
 // Top returns the key, among those at which a value is stated as a whole, that this
 // one belongs to: "mounts" of "mounts[].target", and itself of "container.memory".
 func (k Key) Top() string {
-	for _, leaf := range root.leaves {
+	for _, leaf := range root().leaves {
 		if leaf.path == k.Name || strings.HasPrefix(k.Name, leaf.path+".") || strings.HasPrefix(k.Name, leaf.path+"[") {
 			return leaf.path
 		}
@@ -29,4 +29,4 @@ func (k Key) Top() string {
 }
 
 // Keys returns the keys of moat.yaml, in the order of the table.
-func Keys() []Key { return append([]Key(nil), root.below...) }
+func Keys() []Key { return append([]Key(nil), root().below...) }

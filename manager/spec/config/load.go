@@ -57,12 +57,12 @@ func LoadHome(ctx context.Context, home string) (*Config, error) {
 // Parse reads the content of a moat.yaml. The name of the file is for messages and
 // origins. An empty file states nothing. The error is an *Error.
 func Parse(file string, data []byte) (*Config, error) {
-	return parse(file, data, SourceProject, root, checkProject)
+	return parse(file, data, SourceProject, root(), checkProject)
 }
 
 // ParseHome is Parse for the person's config.yaml, which has fewer keys.
 func ParseHome(file string, data []byte) (*Config, error) {
-	return parse(file, data, SourceHome, root, checkHome)
+	return parse(file, data, SourceHome, root(), checkHome)
 }
 
 func parse(file string, data []byte, source Source, table shape[Config], check func(*reader, *Config)) (*Config, error) {

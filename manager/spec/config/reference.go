@@ -11,14 +11,14 @@ import (
 func Reference(support func(key string) string) string {
 	var b strings.Builder
 	b.WriteString(referenceHead)
-	for _, k := range root.below {
+	for _, k := range root().below {
 		if k.parent {
 			continue // it only holds others, which follow
 		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s | %s | %s |\n", k.Name, cell(k.kindText()), cell(k.defaultText()), cell(k.text()), support(k.Top()))
 	}
 	b.WriteString(referenceExamples)
-	for _, k := range root.below {
+	for _, k := range root().below {
 		if !k.parent && k.Top() == k.Name {
 			fmt.Fprintf(&b, "| `%s` | `%s` |\n", k.Name, strings.ReplaceAll(k.Example, "|", `\|`))
 		}
@@ -29,7 +29,7 @@ func Reference(support func(key string) string) string {
 		fmt.Fprintf(&b, "| `%s` | %s | `%s` | `%s` |\n", name, server.URL, server.Auth.Grant, server.Auth.Header)
 	}
 	b.WriteString(referenceHome)
-	for _, k := range root.below {
+	for _, k := range root().below {
 		if k.Home && !k.parent && k.Top() == k.Name {
 			fmt.Fprintf(&b, "- `%s`\n", k.Name)
 		}

@@ -51,7 +51,7 @@ func Resolve(layers ...Layer) Resolved {
 			continue
 		}
 		m := newMerger(into, l)
-		for _, leaf := range root.leaves {
+		for _, leaf := range root().leaves {
 			_, stated := l.Config.origins[leaf.path]
 			if stated || !leaf.isZero(l.Config) {
 				leaf.merge(m, leaf.path, into, l.Config)
@@ -64,7 +64,7 @@ func Resolve(layers ...Layer) Resolved {
 // values lists what a Config states.
 func (c *Config) values() []Value {
 	var all []Value
-	for _, leaf := range root.leaves {
+	for _, leaf := range root().leaves {
 		if _, stated := c.origins[leaf.path]; !stated && leaf.isZero(c) {
 			continue
 		}
@@ -92,7 +92,7 @@ type Wish struct {
 // them can refuse the others. A key whose value is zero or empty wishes nothing.
 func (c *Config) Wishes() []Wish {
 	var all []Wish
-	for _, leaf := range root.leaves {
+	for _, leaf := range root().leaves {
 		if !leaf.isZero(c) {
 			all = append(all, Wish{Key: leaf.path, Value: leaf.value(c), Origin: c.Origin(leaf.path)})
 		}
@@ -103,7 +103,7 @@ func (c *Config) Wishes() []Wish {
 // Defaults returns what holds where no source says anything.
 func Defaults() Layer {
 	c := &Config{origins: map[string]Origin{}}
-	root.preset(c)
+	root().preset(c)
 	return Layer{Source: SourceDefault, Config: c}
 }
 

@@ -11,12 +11,12 @@ const dialect = "https://json-schema.org/draft/2020-12/schema"
 // Schema returns the JSON Schema of moat.yaml, from the same table as the parser.
 // It says less than the parser checks: what concerns several keys is not in it.
 func Schema() json.RawMessage {
-	return publish(chosenSchema(root.schema, "", projectKeys()), root.below, "moat.yaml", "What a project wants for its runs.")
+	return publish(chosenSchema(root().schema, "", projectKeys()), root().below, "moat.yaml", "What a project wants for its runs.")
 }
 
 // HomeSchema returns the JSON Schema of config.yaml in the home.
 func HomeSchema() json.RawMessage {
-	return publish(chosenSchema(root.schema, "", homeKeys()), root.below, "config.yaml", "What a person wants for all runs.")
+	return publish(chosenSchema(root().schema, "", homeKeys()), root().below, "config.yaml", "What a person wants for all runs.")
 }
 
 func publish(s schema, keys []Key, title, description string) json.RawMessage {

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -21,68 +22,71 @@ const DefaultProxyPort = 8080
 const maxNumber = 1 << 53 // what every reader of JSON takes for a whole number
 
 // root is the whole moat.yaml. Every key is here, or in the tables that this one
-// names.
-var root = object[Config](nil,
-	key("name", func(c *Config) *string { return &c.Name }, text(runName), about{
-		does: "name of the run; volumes are shared by runs of the same name in the same workspace", fallback: "a made-up one", example: "my-agent", rule: "needed where there are volumes; runs have names in lower case; a further live run of a project without volumes gets a suffix"}),
-	key("agent", func(c *Config) *string { return &c.Agent }, text(agentName), about{
-		does: "agent that works in the run", example: "claude"}),
-	key("version", func(c *Config) *string { return &c.Version }, text(oneLine), about{
-		does: "version of this file, for its readers", example: "1.0.0"}),
-	key("runtime", func(c *Config) *string { return &c.Runtime }, runtimeName(), about{
-		does: "runtime of the run", fallback: "the best that works here", example: "docker", home: true}),
-	key("base_image", func(c *Config) *string { return &c.BaseImage }, text(imageRef), about{
-		does: "image to build on", rule: "based on Debian", example: "debian:bookworm-slim"}),
-	key("dependencies", func(c *Config) *[]string { return &c.Dependencies }, listOf(text(dependency), nil), about{
-		does: "what is installed in the image, services beside the run, and access to Docker", rule: "not docker:host and docker:dind at once, and neither with the runtime apple", example: "[node@22, postgres@17, docker:dind]"}),
-	key("grants", func(c *Config) *[]string { return &c.Grants }, added(listOf(text(grantName), nil), same, after), about{
-		does: "grants that the run uses; sources are added", example: "[github, ssh:github.com]"}),
-	key("env", func(c *Config) *map[string]string { return &c.Env }, mapOf("VARIABLE", envName, orEmpty(text(envValue))), about{
-		does: "variables of the command's environment", rule: "no variable that is in secrets", example: "{NODE_ENV: development}", home: true}),
-	key("secrets", func(c *Config) *map[string]string { return &c.Secrets }, mapOf("VARIABLE", envName, text(secretRef)), about{
-		does: "variables whose values are fetched from a store of secrets when the run is made", rule: "no variable that is in env", example: "{API_KEY: op://Dev/OpenAI/api-key}"}),
-	key("workspace", func(c *Config) *Workspace { return &c.Workspace }, object(nil,
-		key("mode", func(w *Workspace) *string { return &w.Mode }, oneOf("bind", "volume"), about{
-			does: "whether the run works in the directory itself or in a copy", fallback: "bind", example: "bind"}),
-	), about{does: "how the run sees the workspace"}),
-	key("mounts", func(c *Config) *[]Mount { return &c.Mounts }, mounts(), about{
-		does: "directories of this machine in the sandbox; sources are added", rule: "targets are unique, among volumes too; .git is not excluded from a workspace that is copied", example: "[./data:/data:ro]", home: true}),
-	key("volumes", func(c *Config) *[]Volume { return &c.Volumes }, volumes(), about{
-		does: "storage that outlives the run", rule: "targets are unique; the type volume needs another runtime than apple", example: "[{name: cache, target: /var/cache/app}]"}),
-	key("ports", func(c *Config) *map[string]int { return &c.Ports }, mapOf("ENDPOINT", endpoint, integer[int](bounds{low: 1, high: 65535})), about{
-		does: "ports of the sandbox that are published on this machine", example: "{web: 3000}"}),
-	key("network", func(c *Config) *Network { return &c.Network }, network(), about{does: "what the run reaches"}),
-	key("command", func(c *Config) *[]string { return &c.Command }, listOf(text(commandWord), nil), about{
-		does: "command that is run", rule: "the first word is not empty", fallback: "/bin/bash", example: `[npm, start]`}),
-	key("interactive", func(c *Config) *bool { return &c.Interactive }, boolean(), about{
-		does: "whether the command's input stays open", fallback: "false", example: "true"}),
-	key("clipboard", func(c *Config) **bool { return &c.Clipboard }, choice(), about{
-		does: "whether what is pasted comes from the clipboard of this machine", example: "false", home: true}),
-	key("hooks", func(c *Config) *Hooks { return &c.Hooks }, hooks(), about{does: "scripts that run on the way to the command"}),
-	key("sandbox", func(c *Config) *string { return &c.Sandbox }, oneOf("", "none"), about{
-		does: "none refuses gVisor", fallback: "gVisor where it is offered", example: "none", home: true}),
-	key("container", func(c *Config) *Container { return &c.Container }, container(), about{does: "limits of the sandbox"}),
-	key("services", func(c *Config) *map[string]Service { return &c.Services }, mapOf("SERVICE", serviceName, orNothing(service())), about{
-		does: "settings of services", rule: "the service is among the dependencies", example: "{postgres: {env: {POSTGRES_DB: app}}}"}),
-	key("mcp", func(c *Config) *[]MCPServer { return &c.MCP }, mcpServers(), about{
-		does: "MCP servers that the run reaches, with a grant where they need one", rule: "names are unique; a name of the catalog needs no url", example: "[linear]"}),
-	key("language_servers", func(c *Config) *[]string { return &c.LanguageServers }, listOf(oneOf("go", "typescript", "python"), same), about{
-		does: "language servers that Claude Code uses", rule: "with no other agent than claude", example: "[go]"}),
-	key("claude", func(c *Config) *Claude { return &c.Claude }, claude(), about{does: "settings of Claude Code"}),
-	key("codex", func(c *Config) *Codex { return &c.Codex }, codex(), about{does: "settings of Codex"}),
-	key("copilot", func(c *Config) *Copilot { return &c.Copilot }, copilot(), about{does: "settings of the Copilot CLI"}),
-	key("gemini", func(c *Config) *Gemini { return &c.Gemini }, gemini(), about{does: "settings of the Gemini CLI"}),
-	key("pi", func(c *Config) *Pi { return &c.Pi }, pi(), about{does: "settings of Pi"}),
-	key("snapshots", func(c *Config) *Snapshots { return &c.Snapshots }, snapshots(), about{does: "when the workspace is saved, and what is kept", home: true}),
-	key("tracing", func(c *Config) *Tracing { return &c.Tracing }, object(nil,
-		key("disable_exec", func(t *Tracing) *bool { return &t.DisableExec }, boolean(), about{
-			does: "whether executed programs are left out of the record", fallback: "false", example: "true"}),
-	), about{does: "the record of executed programs"}),
-	key("proxy", func(c *Config) *Proxy { return &c.Proxy }, object(nil,
-		key("port", func(p *Proxy) *int { return &p.Port }, integer[int](bounds{low: 1024, high: 65535}), about{
-			does: "port of this machine at which published ports have names, such as web.my-run.localhost", rule: "only in config.yaml of the home", fallback: strconv.Itoa(DefaultProxyPort), example: "8081", homeOnly: true}),
-	), about{does: "the names of published ports", homeOnly: true}),
-)
+// names. It is made at its first use, because most starts of the program need none
+// of it.
+var root = sync.OnceValue(func() shape[Config] {
+	return object[Config](nil,
+		key("name", func(c *Config) *string { return &c.Name }, text(runName), about{
+			does: "name of the run; volumes are shared by runs of the same name in the same workspace", fallback: "a made-up one", example: "my-agent", rule: "needed where there are volumes; runs have names in lower case; a further live run of a project without volumes gets a suffix"}),
+		key("agent", func(c *Config) *string { return &c.Agent }, text(agentName), about{
+			does: "agent that works in the run", example: "claude"}),
+		key("version", func(c *Config) *string { return &c.Version }, text(oneLine), about{
+			does: "version of this file, for its readers", example: "1.0.0"}),
+		key("runtime", func(c *Config) *string { return &c.Runtime }, runtimeName(), about{
+			does: "runtime of the run", fallback: "the best that works here", example: "docker", home: true}),
+		key("base_image", func(c *Config) *string { return &c.BaseImage }, text(imageRef), about{
+			does: "image to build on", rule: "based on Debian", example: "debian:bookworm-slim"}),
+		key("dependencies", func(c *Config) *[]string { return &c.Dependencies }, listOf(text(dependency), nil), about{
+			does: "what is installed in the image, services beside the run, and access to Docker", rule: "not docker:host and docker:dind at once, and neither with the runtime apple", example: "[node@22, postgres@17, docker:dind]"}),
+		key("grants", func(c *Config) *[]string { return &c.Grants }, added(listOf(text(grantName), nil), same, after), about{
+			does: "grants that the run uses; sources are added", example: "[github, ssh:github.com]"}),
+		key("env", func(c *Config) *map[string]string { return &c.Env }, mapOf("VARIABLE", envName, orEmpty(text(envValue))), about{
+			does: "variables of the command's environment", rule: "no variable that is in secrets", example: "{NODE_ENV: development}", home: true}),
+		key("secrets", func(c *Config) *map[string]string { return &c.Secrets }, mapOf("VARIABLE", envName, text(secretRef)), about{
+			does: "variables whose values are fetched from a store of secrets when the run is made", rule: "no variable that is in env", example: "{API_KEY: op://Dev/OpenAI/api-key}"}),
+		key("workspace", func(c *Config) *Workspace { return &c.Workspace }, object(nil,
+			key("mode", func(w *Workspace) *string { return &w.Mode }, oneOf("bind", "volume"), about{
+				does: "whether the run works in the directory itself or in a copy", fallback: "bind", example: "bind"}),
+		), about{does: "how the run sees the workspace"}),
+		key("mounts", func(c *Config) *[]Mount { return &c.Mounts }, mounts(), about{
+			does: "directories of this machine in the sandbox; sources are added", rule: "targets are unique, among volumes too; .git is not excluded from a workspace that is copied", example: "[./data:/data:ro]", home: true}),
+		key("volumes", func(c *Config) *[]Volume { return &c.Volumes }, volumes(), about{
+			does: "storage that outlives the run", rule: "targets are unique; the type volume needs another runtime than apple", example: "[{name: cache, target: /var/cache/app}]"}),
+		key("ports", func(c *Config) *map[string]int { return &c.Ports }, mapOf("ENDPOINT", endpoint, integer[int](bounds{low: 1, high: 65535})), about{
+			does: "ports of the sandbox that are published on this machine", example: "{web: 3000}"}),
+		key("network", func(c *Config) *Network { return &c.Network }, network(), about{does: "what the run reaches"}),
+		key("command", func(c *Config) *[]string { return &c.Command }, listOf(text(commandWord), nil), about{
+			does: "command that is run", rule: "the first word is not empty", fallback: "/bin/bash", example: `[npm, start]`}),
+		key("interactive", func(c *Config) *bool { return &c.Interactive }, boolean(), about{
+			does: "whether the command's input stays open", fallback: "false", example: "true"}),
+		key("clipboard", func(c *Config) **bool { return &c.Clipboard }, choice(), about{
+			does: "whether what is pasted comes from the clipboard of this machine", example: "false", home: true}),
+		key("hooks", func(c *Config) *Hooks { return &c.Hooks }, hooks(), about{does: "scripts that run on the way to the command"}),
+		key("sandbox", func(c *Config) *string { return &c.Sandbox }, oneOf("", "none"), about{
+			does: "none refuses gVisor", fallback: "gVisor where it is offered", example: "none", home: true}),
+		key("container", func(c *Config) *Container { return &c.Container }, container(), about{does: "limits of the sandbox"}),
+		key("services", func(c *Config) *map[string]Service { return &c.Services }, mapOf("SERVICE", serviceName, orNothing(service())), about{
+			does: "settings of services", rule: "the service is among the dependencies", example: "{postgres: {env: {POSTGRES_DB: app}}}"}),
+		key("mcp", func(c *Config) *[]MCPServer { return &c.MCP }, mcpServers(), about{
+			does: "MCP servers that the run reaches, with a grant where they need one", rule: "names are unique; a name of the catalog needs no url", example: "[linear]"}),
+		key("language_servers", func(c *Config) *[]string { return &c.LanguageServers }, listOf(oneOf("go", "typescript", "python"), same), about{
+			does: "language servers that Claude Code uses", rule: "with no other agent than claude", example: "[go]"}),
+		key("claude", func(c *Config) *Claude { return &c.Claude }, claude(), about{does: "settings of Claude Code"}),
+		key("codex", func(c *Config) *Codex { return &c.Codex }, codex(), about{does: "settings of Codex"}),
+		key("copilot", func(c *Config) *Copilot { return &c.Copilot }, copilot(), about{does: "settings of the Copilot CLI"}),
+		key("gemini", func(c *Config) *Gemini { return &c.Gemini }, gemini(), about{does: "settings of the Gemini CLI"}),
+		key("pi", func(c *Config) *Pi { return &c.Pi }, pi(), about{does: "settings of Pi"}),
+		key("snapshots", func(c *Config) *Snapshots { return &c.Snapshots }, snapshots(), about{does: "when the workspace is saved, and what is kept", home: true}),
+		key("tracing", func(c *Config) *Tracing { return &c.Tracing }, object(nil,
+			key("disable_exec", func(t *Tracing) *bool { return &t.DisableExec }, boolean(), about{
+				does: "whether executed programs are left out of the record", fallback: "false", example: "true"}),
+		), about{does: "the record of executed programs"}),
+		key("proxy", func(c *Config) *Proxy { return &c.Proxy }, object(nil,
+			key("port", func(p *Proxy) *int { return &p.Port }, integer[int](bounds{low: 1024, high: 65535}), about{
+				does: "port of this machine at which published ports have names, such as web.my-run.localhost", rule: "only in config.yaml of the home", fallback: strconv.Itoa(DefaultProxyPort), example: "8081", homeOnly: true}),
+		), about{does: "the names of published ports", homeOnly: true}),
+	)
+})
 
 // formerKeys are keys of earlier days, with what takes their place.
 var formerKeys = map[string]string{

@@ -64,7 +64,7 @@ func newServer(logger *zap.Logger) *mcpserver.Server {
 		Name:                  "drawbridge-conformance",
 		Version:               "1.0.0",
 		Instructions:          "Fixtures for the MCP conformance suites.",
-		Tools:                 append(plainTools(), askingTools()...),
+		Tools:                 func() []server.ServerTool { return append(plainTools(), askingTools()...) },
 		Resources:             resources(),
 		ResourceTemplates:     templates(),
 		Prompts:               prompts(),
