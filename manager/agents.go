@@ -42,7 +42,7 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 		return opts, failf(CodeInvalidArgument, "leave the network out", "the agent %s needs a network, to reach its model", a.Name)
 	case opts.Prompt == "" && !opts.TTY:
 		return opts, failf(CodeInvalidArgument, "give it a prompt", "the agent %s has nothing to do", a.Name)
-	case !opts.TTY && opts.Interactive:
+	case isLive(opts) && !a.HasLiveSessions():
 		return opts, failf(CodeInvalidArgument, "leave interactive out; send_input gives it a further prompt once it has ended", "the agent %s takes one prompt, and no input after it", a.Name)
 	}
 	opts.Agent = a.Name
@@ -52,7 +52,7 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 			return opts, err
 		}
 	}
-	opts.Cmd, err = a.Command(agent.Invocation{Prompt: opts.Prompt, Interactive: opts.TTY, Session: opts.session, Model: opts.Model})
+	opts.Cmd, err = a.Command(agent.Invocation{Prompt: opts.Prompt, Interactive: opts.TTY, Live: isLive(opts), Session: opts.session, Model: opts.Model})
 	if err != nil {
 		return opts, failf(CodeInvalidArgument, "", "%v", err)
 	}

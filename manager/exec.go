@@ -182,7 +182,19 @@ func (m *Manager) sendInput(ctx context.Context, runID string, data []byte, eof 
 	if !row.Interactive {
 		return 0, failf(CodeConflict, "create the run with interactive: true to send it input", "the run has no standard input")
 	}
-	session, err := driver.Attach(ctx, row.Handle, runtime.AttachOptions{Stdin: true})
+	if sp, _, err := m.documents.of(&row); err != nil {
+		return 0, err
+	} else if isLive := sp.Agent != "" && !row.TTY; isLive && (len(data) > 0 || !eof) {
+		return 0, failf(CodeInvalidArgument, "give it a prompt", "an agent reads prompts, and no input of other kinds")
+	} else if isLive {
+		return 0, m.closeLive(ctx, driver, &row)
+	}
+	return write(ctx, driver, row.Handle, data, eof)
+}
+
+// write writes data to the standard input of a sandbox's command.
+func write(ctx context.Context, driver runtime.Runtime, handle runtime.Handle, data []byte, eof bool) (int, error) {
+	session, err := driver.Attach(ctx, handle, runtime.AttachOptions{Stdin: true})
 	if err != nil {
 		return 0, err
 	}
@@ -213,6 +225,11 @@ func (m *Manager) Attach(ctx context.Context, runID string, opts runtime.AttachO
 	}
 	if opts.Stdin && !row.Interactive {
 		return nil, wrapf(failf(CodeConflict, "create the run interactive, or attach without input", "the run has no standard input"), "attach to %s", runID)
+	}
+	if sp, _, err := m.documents.of(&row); err != nil {
+		return nil, wrapf(err, "attach to %s", runID)
+	} else if opts.Stdin && sp.Agent != "" && !row.TTY {
+		return nil, wrapf(failf(CodeInvalidArgument, "attach without input; send_input gives it a prompt", "an agent reads prompts, and no input of other kinds"), "attach to %s", runID)
 	}
 	driver, err := m.drivers.get(runtime.Type(row.Runtime))
 	if err != nil {

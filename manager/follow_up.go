@@ -27,6 +27,7 @@ type request struct {
 	Mounts       []runtime.MountConfig `json:"mounts,omitempty"`
 	Ports        map[string]int        `json:"ports,omitempty"`
 	Keep         bool                  `json:"keep,omitempty"`
+	Live         bool                  `json:"live,omitempty"`
 	Timeout      time.Duration         `json:"timeout,omitempty"`
 	Grace        time.Duration         `json:"grace,omitempty"`
 	MemoryBytes  int64                 `json:"memory_bytes,omitempty"`
@@ -41,7 +42,7 @@ func requestOf(opts Options) *request {
 	r := &request{
 		Project: opts.Project, Image: opts.Image, Runtime: opts.Runtime, Network: opts.Network, NetworkRules: opts.NetworkRules,
 		Learn: opts.Learn, Grants: opts.Grants, Secrets: opts.Secrets, Model: opts.Model, MCPServers: opts.MCPServers, Dependencies: opts.Dependencies,
-		PreRun: opts.PreRun, Mounts: opts.Mounts, Ports: opts.Ports, Keep: opts.KeepContainer, Timeout: opts.Timeout,
+		PreRun: opts.PreRun, Mounts: opts.Mounts, Ports: opts.Ports, Keep: opts.KeepContainer, Live: isLive(opts), Timeout: opts.Timeout,
 		Grace: opts.StopGrace, MemoryBytes: opts.MemoryBytes, CPUs: opts.CPUs, PidsLimit: opts.PidsLimit,
 	}
 	switch {
@@ -58,7 +59,7 @@ func (r *request) options() Options {
 	return Options{
 		Project: r.Project, Image: r.Image, Runtime: r.Runtime, Network: r.Network, NetworkRules: r.NetworkRules,
 		Learn: r.Learn, Grants: r.Grants, Secrets: r.Secrets, Model: r.Model, MCPServers: r.MCPServers, Dependencies: r.Dependencies,
-		PreRun: r.PreRun, Mounts: r.Mounts, Ports: r.Ports, KeepContainer: r.Keep, Timeout: r.Timeout,
+		PreRun: r.PreRun, Mounts: r.Mounts, Ports: r.Ports, KeepContainer: r.Keep, Interactive: r.Live, Timeout: r.Timeout,
 		StopGrace: r.Grace, MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit,
 	}
 }
@@ -71,13 +72,15 @@ type FollowUpOptions struct {
 }
 
 // TakesFollowUps tells whether FollowUp, and not SendInput, is how the run is told
-// more: it is one of an agent that answers a prompt and ends.
+// more: it is one of an agent that has no terminal.
 func (r *Run) TakesFollowUps() bool { return r.Agent != "" && !r.TTY }
 
-// FollowUp makes a run that goes on with the session of an ended run of an agent, and
-// with another prompt, in the same workspace. It is asked for as that one was, and
-// needs what that one needed: grants, and permission of the person. It has not been
-// started. An agent that is at work takes no prompt: the error has CodeConflict then.
+// FollowUp gives an agent a further prompt. A live session takes it, also while it is
+// at work, and the run is the same. For a run that has ended, it makes one that goes on
+// with the session in the same workspace. That is asked for as the ended one was, and
+// needs what that needed: grants, and permission of the person. It has not been
+// started. Another agent that is at work takes no prompt: the error has CodeConflict
+// then.
 func (m *Manager) FollowUp(ctx context.Context, runID string, opts FollowUpOptions) (*Run, error) {
 	run, err := m.followUp(ctx, runID, opts)
 	return run, wrapf(err, "follow %s up", runID)
@@ -101,6 +104,8 @@ func (m *Manager) followUp(ctx context.Context, runID string, opts FollowUpOptio
 		return nil, failf(CodeInvalidArgument, "send it input", "it is no run of an agent that answers a prompt")
 	case earlier.GetState() == StateCreated:
 		return nil, failf(CodeConflict, "start it, and wait for its end", "the agent has not begun with its first prompt")
+	case !earlier.GetState().Terminal() && earlier.IsLive():
+		return m.tell(ctx, earlier, opts)
 	case !earlier.GetState().Terminal():
 		return nil, &Error{Code: CodeConflict, Retryable: true, Message: "the agent is at work, and takes no prompt before it is done",
 			Next: "wait for its end and send this again; or stop it first, if what it does is not wanted any more"}

@@ -69,7 +69,12 @@ var configKeys = []configKey{
 		}
 		return nil
 	}},
-	{"interactive", "", func(o *Options, c *config.Config) error { o.Interactive = o.Interactive || c.Interactive; return nil }},
+	{"interactive", "", func(o *Options, c *config.Config) error {
+		// Of an agent it says that a person sits there, which whoever creates the run
+		// knows better.
+		o.Interactive = o.Interactive || c.Interactive && o.Agent == ""
+		return nil
+	}},
 	{"clipboard", "false", ignoreConfig}, // no run gets what is in the clipboard
 	{"container.memory", "", func(o *Options, c *config.Config) error { fillIn(&o.MemoryBytes, c.Container.Memory<<20); return nil }},
 	{"container.cpus", "", func(o *Options, c *config.Config) error { fillIn(&o.CPUs, c.Container.CPUs); return nil }},

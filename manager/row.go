@@ -30,6 +30,7 @@ type spec struct {
 	// with the sandbox if it ForgetsSessions.
 	Session         string   `json:"session,omitempty"`
 	ForgetsSessions bool     `json:"forgets_sessions,omitempty"`
+	FirstPrompt     string   `json:"first_prompt,omitempty"` // of a live session, whose command does not say it
 	Request         *request `json:"request,omitempty"` // of a run of an agent
 
 	Grants  []string `json:"grants,omitempty"`
@@ -62,6 +63,8 @@ type meta struct {
 	Gate      *gateState      `json:"gate,omitempty"`
 	Requested *NetworkSummary `json:"requested,omitempty"` // once the run has ended
 	Report    *agent.Report   `json:"report,omitempty"`    // of the agent, once the run has ended
+	Prompts   int64           `json:"prompts,omitempty"`   // that a live session was given
+	Closed    bool            `json:"closed,omitempty"`    // a live session: its input was
 	// NetworkID is the backend's identifier of the network of the run's own.
 	NetworkID string                 `json:"network_id,omitempty"`
 	Services  map[string]serviceMeta `json:"services,omitempty"` // by their names
@@ -202,7 +205,8 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 	}
 	if sp.Agent != "" {
 		run.forgetsSessions = sp.ForgetsSessions
-		run.Agent, run.Report = sp.Agent, m.reportOf(row.ID, sp.Agent, mt.Report)
+		run.Agent, run.Report, run.prompts, run.isClosed = sp.Agent, m.reportOf(row.ID, sp.Agent, mt.Report), mt.Prompts, mt.Closed
+		run.showWaiting()
 		if run.Report != nil && run.Report.Session != "" {
 			run.ProviderMeta = map[string]string{"session_id": run.Report.Session}
 		}

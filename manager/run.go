@@ -112,7 +112,9 @@ type Run struct {
 	NetworkID           string
 	ServiceContainers   map[string]string // service name to container ID
 
-	forgetsSessions bool // of its agent: they go away with the sandbox
+	forgetsSessions bool  // of its agent: they go away with the sandbox
+	prompts         int64 // that its live session was given
+	isClosed        bool  // of its live session: the input
 
 	mu    sync.Mutex     // guards State, Error, StoppedAt in the setters
 	store *storage.Store // where SaveMetadata writes; nil for a Run made by hand

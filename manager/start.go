@@ -134,7 +134,7 @@ func (m *Manager) start(ctx context.Context, row storage.RunRow, opts StartOptio
 		return err
 	}
 	m.awaitPorts(ctx, &row)
-	return nil
+	return m.tellFirst(ctx, &row)
 }
 
 // takeCreated claims a run and moves it from created to starting under its lease.

@@ -60,8 +60,8 @@ func (e *FailedError) Error() string {
 type WaitQuery struct {
 	IDs []string // at most 100
 	All bool     // every run has to satisfy the condition, rather than any one
-	// Match is matched against lines of output; nil waits for the end. A
-	// run that ends without a match will never have one, which satisfies
+	// Match is matched against lines of output; nil waits for the end, or until a
+	// live session of an agent waits for a prompt. A run that ends without a match will never have one, which satisfies
 	// its part of the wait.
 	Match   *regexp.Regexp
 	From    map[string]string // cursors by run ID from which Match looks; absent is the oldest line
@@ -174,13 +174,13 @@ func (w *waiter) look(ctx context.Context) (WaitResult, error) {
 			return result, err
 		}
 		result.Runs = append(result.Runs, run)
-		done := run.State.Terminal()
+		done := run.State.Terminal() || w.query.Match == nil && run.AwaitsPrompt()
 		s, err := w.scanOf(run)
 		if err != nil {
 			return result, err
 		}
 		if w.query.Match != nil && s.matched == nil {
-			if err := s.advance(w.query.Match, done); err != nil {
+			if err := s.advance(w.query.Match, run.State.Terminal()); err != nil {
 				return result, err
 			}
 		}

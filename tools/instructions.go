@@ -8,7 +8,7 @@ func Instructions() string { return strings.TrimSpace(instructions) }
 
 const instructions = `
 Drawbridge runs commands, also other agents, in sandboxes beside you. A run has an ID (run_...), a name, a state and an output.
-Two calls do most work: create_run with command and start: true, then wait with its ID. wait returns the exit code and the end of the output. For a coding agent give agent and prompt in place of command; its answer is in agent of the run, and send_input gives it a further prompt once it has ended.
+Two calls do most work: create_run with command and start: true, then wait with its ID. wait returns the exit code and the end of the output. For a coding agent give agent and prompt in place of command; its answer is in agent of the run, and send_input gives it a further prompt: once it has ended, or, if it was created with interactive: true, at any time.
 A sandbox sees one directory, its workspace, at /workspace; files written there are on the host. It reaches what network_rules name, by HTTP; network_log shows what was refused.
 To hand out several tasks: create all runs first, then one wait with runs. Prefer wait to repeated logs, resolve or list_runs.
 If wait answers satisfied: false, the run goes on: call wait again. Cancelling a call does not end a run; stop does.

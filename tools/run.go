@@ -34,7 +34,7 @@ var rowFields = []Field{
 // agentField is what an agent says of itself.
 var agentField = Field{Name: "agent", Type: "object", Optional: true, Description: "How the run's agent is doing, as its own output says.", Fields: []Field{
 	{Name: "name", Type: "string", Description: "Which agent it is."},
-	{Name: "state", Type: "string", Description: "What it does now, or did last.", Enum: []string{string(agent.Starting), string(agent.Thinking), string(agent.Using), string(agent.Retrying), string(agent.Done), string(agent.Failed)}},
+	{Name: "state", Type: "string", Description: "What it does now, or did last.", Enum: []string{string(agent.Starting), string(agent.Thinking), string(agent.Using), string(agent.Retrying), string(agent.Waiting), string(agent.Done), string(agent.Failed)}},
 	{Name: "tool", Type: "string", Optional: true, Description: "The tool that it uses."},
 	{Name: "on", Type: "string", Optional: true, Description: "What it uses the tool on."},
 	{Name: "notice", Type: "string", Optional: true, Description: "How to take its answer."},

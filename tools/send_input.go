@@ -12,15 +12,15 @@ func sendInputTool() definition {
 		Name:    "send_input",
 		Title:   "Send input to a run",
 		Toolset: ToolsetExec,
-		Description: "Write to the standard input of a running run that was created with interactive: true. Then call logs with wait_seconds, or wait with match, for what it answers. " +
-			"For an agent's run that has ended it is a further prompt: a new run, in the answer, goes on with its session.",
+		Description: "Write to the standard input of a run that was created with interactive: true. Then call logs with wait_seconds, or wait with match, for the answer. " +
+			"For an agent it is a further prompt: an interactive one takes it even at work; of one that has ended a new run, in the answer, goes on with the session.",
 		Annotations: Annotations{Destructive: true, OpenWorld: true},
 		Params: []Param{
 			runParam,
 			{Name: "text", Kind: Text, Max: maxInputArg, Description: "What to write. Default: nothing, for eof alone."},
 			{Name: "newline", Kind: Boolean, Description: "End the text with a line feed. Default true."},
 			{Name: "eof", Kind: Boolean, Description: "Close the input after the text: nothing more can be sent. Default false."},
-			{Name: "idempotency_key", Kind: Text, Min: 1, Max: maxKeyBytes, Description: "For agents: with the same key no second run is made."},
+			{Name: "idempotency_key", Kind: Text, Min: 1, Max: maxKeyBytes, Description: "For agents: with the same key the prompt is not given again."},
 		},
 		Fields: []Field{
 			rowField,
@@ -42,7 +42,7 @@ func handleSendInput(ctx context.Context, c *call) error {
 	if err != nil {
 		return err
 	}
-	if run.TakesFollowUps() {
+	if run.TakesFollowUps() && !endsSession(c, run) {
 		return followUp(ctx, c, run)
 	}
 	if c.Has("idempotency_key") {
@@ -70,10 +70,15 @@ func handleSendInput(ctx context.Context, c *call) error {
 	return nil
 }
 
-// followUp gives an agent that has answered a further prompt, in a new run.
+// endsSession tells whether a call does nothing but close the input of a live session.
+func endsSession(c *call, run *manager.Run) bool {
+	return run.IsLive() && c.Bool("eof") && c.Text("text") == ""
+}
+
+// followUp gives an agent a further prompt, in a new run where the earlier has ended.
 func followUp(ctx context.Context, c *call, earlier *manager.Run) error {
 	if c.Text("text") == "" || c.Has("eof") || c.Has("newline") {
-		return invalid("send_input: an agent takes a prompt, and no input", "give text, and leave eof and newline out")
+		return invalid("send_input: an agent takes a prompt, and no other input", "give text, and leave eof and newline out; eof: true alone ends an interactive agent")
 	}
 	run, err := c.runs.FollowUp(ctx, earlier.ID, manager.FollowUpOptions{
 		Prompt: c.Text("text"), IdempotencyKey: c.Text("idempotency_key"), Progress: c.reporter(ctx),
@@ -88,7 +93,9 @@ func followUp(ctx context.Context, c *call, earlier *manager.Run) error {
 		}
 	}
 	c.Row("run", run)
-	c.String("resumed_run", earlier.ID)
+	if run.ID != earlier.ID {
+		c.String("resumed_run", earlier.ID)
+	}
 	c.FlagIf("replayed", replayed)
 	c.String("next", nextAfterStart(run))
 	return nil

@@ -58,18 +58,18 @@ func waitTool() definition {
 		Title:   "Wait for runs",
 		Toolset: ToolsetRuns,
 		Description: "Wait until one or several runs have ended, or have printed what matches, and get exit code, reason and the end of the output. " +
-			"Answers at the latest after wait_seconds; if satisfied is false, call it again. Cheaper than asking repeatedly. Ending this call does not end the runs.",
+			"Answers at the latest after wait_seconds; if satisfied is false, call it again. Cheaper than asking often. Ending this call ends no run.",
 		Annotations: Annotations{ReadOnly: true, Idempotent: true},
 		Params: []Param{
 			optional,
 			{Name: "runs", Kind: TextList, Min: 1, Max: maxWaitRuns * maxRefBytes, MaxItems: maxWaitRuns, Description: "Several runs to wait for.", Mend: `write it as an array, e.g. ["run_0123456789ab"]`},
-			{Name: "until", Kind: Text, Enum: []string{untilExited, untilOutput}, Description: "exited: until a run has ended. output: until it has printed a line that matches, or has ended. Default exited, or output if match is given."},
+			{Name: "until", Kind: Text, Enum: []string{untilExited, untilOutput}, Description: "exited: until it has ended, or an interactive agent waits for a prompt. output: until a line matches, or it has ended. Default exited, or output if match is given."},
 			{Name: "match", Kind: Text, Min: 1, Max: maxPatternBytes, Description: "Regular expression (RE2) for until: output."},
 			{Name: "mode", Kind: Text, Enum: []string{modeAll, modeAny}, Description: "Of several runs: wait for all (default) or any of them."},
 			{Name: "wait_seconds", Kind: Integer, Min: 0, Max: maxWaitSeconds, Description: "How long to wait at most. Default 45, at most 100."},
 			{Name: "tail", Kind: Integer, Min: 0, Max: maxWaitTail, Description: "How many of the last lines of output to return for each run. Default 40."},
 			{Name: "cursor", Kind: Text, Min: 1, Max: maxCursorBytes, Description: "For match and a single run: look only at what was printed after this next_cursor."},
-			{Name: "cursors", Kind: TextMap, Max: maxWaitRuns * (maxRefBytes + maxCursorBytes), MaxItems: maxWaitRuns, Description: "The same for several runs: the next_cursor of each, by its ID or as it is named in runs.", Mend: `write it as an object, e.g. {"run_0123456789ab": "<its next_cursor>"}`},
+			{Name: "cursors", Kind: TextMap, Max: maxWaitRuns * (maxRefBytes + maxCursorBytes), MaxItems: maxWaitRuns, Description: "For several runs: the next_cursor of each, by ID or as named in runs.", Mend: `write it as an object, e.g. {"run_0123456789ab": "<its next_cursor>"}`},
 			maxBytesParam(),
 		},
 		Fields: append(fields, nextField),
@@ -227,6 +227,11 @@ func nextAfterWait(result manager.WaitResult) string {
 	for _, run := range result.Runs {
 		if run.GetState() == manager.StateCreated {
 			return fmt.Sprintf("run %s has not been started: call start with it", run.ID)
+		}
+	}
+	for _, run := range result.Runs {
+		if run.AwaitsPrompt() {
+			return fmt.Sprintf("the agent of run %s waits: call send_input with a prompt, or with eof: true to end it", run.ID)
 		}
 	}
 	if !result.Satisfied {

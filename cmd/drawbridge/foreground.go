@@ -62,7 +62,7 @@ var (
 // startForeground starts r and holds it in the foreground until it ends or is left
 // behind. The error carries the exit code.
 func (a *app) startForeground(ctx context.Context, m *manager.Manager, r *manager.Run, opts foreground) error {
-	opts.input = opts.input && r.Interactive
+	opts.input = opts.input && r.Interactive && !r.IsLive()
 	if r.TTY && terminal.Is(a.in) {
 		return a.onTerminal(ctx, m, r, opts, func(ctx context.Context, in io.ReadCloser, out io.Writer) error {
 			return m.StartAttached(ctx, r.ID, in, out, out)
@@ -76,7 +76,7 @@ func (a *app) startForeground(ctx context.Context, m *manager.Manager, r *manage
 
 // attachForeground holds a run that runs already.
 func (a *app) attachForeground(ctx context.Context, m *manager.Manager, r *manager.Run, opts foreground) error {
-	opts.input = opts.input && r.Interactive
+	opts.input = opts.input && r.Interactive && !r.IsLive()
 	if !r.TTY || !terminal.Is(a.in) {
 		return a.onLog(ctx, m, r, opts)
 	}

@@ -175,6 +175,9 @@ func (a *app) parseRun(f runFlags) (manager.Options, error) {
 	}
 	opts.Network, opts.NetworkRules, opts.Learn = manager.Network(f.network), f.rules, f.learn
 	opts.Runtime = runtime.Type(a.runtime)
+	if opts.Agent != "" && opts.Interactive && !opts.TTY {
+		return opts, usagef("use -t for a session on this terminal, or leave -i out", "run -i passes input on, and an agent takes none without a terminal")
+	}
 	opts.Interactive = opts.Interactive || opts.TTY
 	if opts.TTY && !f.detach {
 		if !terminal.Is(a.in) {

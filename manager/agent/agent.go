@@ -68,7 +68,9 @@ type Agent struct {
 	Hosts []string
 
 	command func(Invocation) []string
-	stage   func(Setup) ([]File, error)
+	// input is what tells the agent a prompt in a live session; nil if it has none.
+	input func(prompt string) []byte
+	stage func(Setup) ([]File, error)
 	// decode reads one line of structured output, which is a JSON object of a type.
 	// It reports whether it knows that type.
 	decode func(r *recording, kind string, line []byte) (isKnown bool, err error)
@@ -100,6 +102,10 @@ type Invocation struct {
 	// prompt, with structured output on standard output, and ends. Its standard
 	// input has to be at its end then: some agents read it before they begin.
 	Interactive bool
+	// Live is a session without a terminal: the agent reads prompts from standard
+	// input, as Input makes them, answers each, and ends with its input. What Prompt
+	// says is told the same way, and not by the command.
+	Live bool
 	// Session is the ID of a session to continue, as a Report has it.
 	Session string
 	// Model is one that the agent knows; empty is the agent's own choice.
@@ -116,15 +122,42 @@ var (
 	modelPattern   = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._:/@\[\]-]{0,127}$`)
 )
 
+// HasLiveSessions tells whether the agent can be started as a Live one.
+func (a Agent) HasLiveSessions() bool { return a.input != nil }
+
+// Input returns what tells the agent a prompt on the standard input of a live session.
+// A prompt that comes while the agent works is taken before it asks its model again.
+// The error matches ErrInvocation.
+func (a Agent) Input(prompt string) ([]byte, error) {
+	if a.input == nil {
+		return nil, fmt.Errorf("%w: %s takes one prompt, and no input after it", ErrInvocation, a.Name)
+	}
+	if err := a.checkPrompt(prompt); err != nil {
+		return nil, err
+	}
+	return a.input(prompt), nil
+}
+
+func (a Agent) checkPrompt(prompt string) error {
+	switch {
+	case len(prompt) > maxPrompt:
+		return fmt.Errorf("%w: the prompt has %d bytes, %d are allowed; put it into a file of the workspace, and have %s read that", ErrInvocation, len(prompt), maxPrompt, a.Name)
+	case strings.ContainsRune(prompt, 0):
+		return fmt.Errorf("%w: the prompt holds a zero byte, which no argument can", ErrInvocation)
+	}
+	return nil
+}
+
 // Command returns the command line of the agent. The error matches ErrInvocation.
 func (a Agent) Command(in Invocation) ([]string, error) {
+	if err := a.checkPrompt(in.Prompt); err != nil {
+		return nil, err
+	}
 	switch {
+	case in.Live && (in.Interactive || !a.HasLiveSessions()):
+		return nil, fmt.Errorf("%w: %s has no live sessions of this kind", ErrInvocation, a.Name)
 	case in.Prompt == "" && !in.Interactive:
 		return nil, fmt.Errorf("%w: there is no prompt; give one, or start %s on a terminal", ErrInvocation, a.Name)
-	case len(in.Prompt) > maxPrompt:
-		return nil, fmt.Errorf("%w: the prompt has %d bytes, %d are allowed; put it into a file of the workspace, and have %s read that", ErrInvocation, len(in.Prompt), maxPrompt, a.Name)
-	case strings.ContainsRune(in.Prompt, 0):
-		return nil, fmt.Errorf("%w: the prompt holds a zero byte, which no argument can", ErrInvocation)
 	case in.Session != "" && !sessionPattern.MatchString(in.Session):
 		return nil, fmt.Errorf("%w: %.80q is not the ID of a session; it has up to 64 letters, digits and dashes", ErrInvocation, in.Session)
 	case in.Model != "" && !modelPattern.MatchString(in.Model):

@@ -16,7 +16,7 @@ func claude() Agent {
 		// in the settings too, which tell the processes that it starts.
 		Env:         []string{"IS_SANDBOX=1"},
 		ContextFile: ".claude/CLAUDE.md", Sessions: ".claude/projects",
-		command: claudeCommand, stage: claudeStage, decode: claudeDecode,
+		command: claudeCommand, input: claudeInput, stage: claudeStage, decode: claudeDecode,
 	}
 }
 
@@ -25,9 +25,18 @@ func claudeCommand(in Invocation) []string {
 	if !in.Interactive {
 		args = append(args, "-p", "--output-format", "stream-json", "--verbose")
 	}
+	if in.Live {
+		// What it has taken it prints again, with the time.
+		args = append(args, "--input-format", "stream-json", "--replay-user-messages")
+		in.Prompt = ""
+	}
 	args = withFlag(args, "--model", in.Model)
 	args = withFlag(args, "--resume", in.Session)
 	return withPrompt(args, in.Prompt)
+}
+
+func claudeInput(prompt string) []byte {
+	return jsonLine(object{"type": "user", "message": object{"role": "user", "content": prompt}})
 }
 
 // claudeKeyTail is how much of the end of an API key Claude Code remembers of those
@@ -141,6 +150,7 @@ func claudeMessage(r *recording, role string, line []byte) error {
 			Usage   claudeUsage     `json:"usage"`
 		} `json:"message"`
 		Error     string    `json:"error"`
+		IsReplay  bool      `json:"isReplay"`
 		Timestamp time.Time `json:"timestamp"`
 	}
 	if err := json.Unmarshal(line, &event); err != nil {
@@ -152,6 +162,9 @@ func claudeMessage(r *recording, role string, line []byte) error {
 		blocks = []claudeBlock{{Type: "text", Text: text}}
 	} else if err := json.Unmarshal(event.Message.Content, &blocks); err != nil {
 		return err
+	}
+	if event.IsReplay {
+		r.Report.Prompts++
 	}
 	// A model in angle brackets is Claude Code itself, which says what went wrong.
 	isModel := role == "assistant" && event.Error == "" && !strings.HasPrefix(event.Message.Model, "<")

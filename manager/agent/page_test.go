@@ -60,10 +60,14 @@ func page(t *testing.T) string {
 		names := append([]string{a.Name}, a.Aliases...)
 		fmt.Fprintf(&b, "| %s (%s) | `%s` %s | `%s` | %s | %s | %s |\n", a.Title, code(names), a.Package, a.Version, a.Dependency, code(a.Grants), code(a.Hosts), code(a.Env))
 	}
-	b.WriteString("\n| agent | answers a prompt | continues a session | on a terminal |\n| --- | --- | --- | --- |\n")
+	b.WriteString("\n| agent | answers a prompt | continues a session | on a terminal | takes prompts while it works |\n| --- | --- | --- | --- | --- |\n")
 	for _, a := range All() {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", a.Title,
-			line(a, Invocation{Prompt: "PROMPT"}), line(a, Invocation{Prompt: "PROMPT", Session: "SESSION"}), line(a, Invocation{Interactive: true}))
+		live := "-"
+		if a.HasLiveSessions() {
+			live = line(a, Invocation{Prompt: "PROMPT", Live: true})
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", a.Title,
+			line(a, Invocation{Prompt: "PROMPT"}), line(a, Invocation{Prompt: "PROMPT", Session: "SESSION"}), line(a, Invocation{Interactive: true}), live)
 	}
 	b.WriteString("\n| agent | settings | reads about the sandbox |\n| --- | --- | --- |\n")
 	for _, a := range All() {

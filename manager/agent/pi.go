@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 )
@@ -16,13 +17,17 @@ func pi() Agent {
 		// No catalogues of models and no look for a newer version.
 		Env:         []string{"PI_OFFLINE=1", "PI_TELEMETRY=0"},
 		ContextFile: ".pi/agent/AGENTS.md", Sessions: ".pi/agent/sessions",
-		command: piCommand, stage: piStage, decode: piDecode,
+		command: piCommand, input: piInput, stage: piStage, decode: piDecode,
 	}
 }
 
 func piCommand(in Invocation) []string {
 	var args []string
-	if !in.Interactive {
+	switch {
+	case in.Live:
+		args = append(args, "--mode", "rpc")
+		in.Prompt = ""
+	case !in.Interactive:
 		args = append(args, "--print", "--mode", "json")
 	}
 	args = withFlag(args, "--model", in.Model)
@@ -31,6 +36,15 @@ func piCommand(in Invocation) []string {
 		in.Prompt = " " + in.Prompt // or it is taken for the name of a file
 	}
 	return withPrompt(args, in.Prompt)
+}
+
+// piInput asks for the state as well, because in this mode nothing else tells the ID of
+// the session.
+func piInput(prompt string) []byte {
+	return slices.Concat(
+		jsonLine(object{"type": "get_state"}),
+		jsonLine(object{"type": "prompt", "message": prompt, "streamingBehavior": "steer"}),
+	)
 }
 
 // piStage needs no permissions: pi asks for none.
@@ -82,6 +96,12 @@ func piDecode(r *recording, kind string, line []byte) (bool, error) {
 		Aborted   bool            `json:"aborted"`
 		Message   piMessage       `json:"message"`
 		Error     string          `json:"errorMessage"`
+		Command   string          `json:"command"` // that is answered
+		Refusal   string          `json:"error"`
+		Success   bool            `json:"success"`
+		Data      struct {
+			Session string `json:"sessionId"`
+		} `json:"data"`
 	}
 	if err := json.Unmarshal(line, &event); err != nil {
 		return true, err
@@ -89,6 +109,14 @@ func piDecode(r *recording, kind string, line []byte) (bool, error) {
 	switch kind {
 	case "session":
 		r.begin(event.ID, "")
+	case "response":
+		switch {
+		case event.Command == "get_state" && event.Data.Session != r.Report.Session:
+			r.begin(event.Data.Session, "")
+		case event.Command == "prompt" && !event.Success:
+			r.Report.Prompts++
+			r.fail(event.Refusal)
+		}
 	case "agent_start":
 		r.work()
 	case "message_end":
@@ -124,6 +152,7 @@ func piMessageEnd(r *recording, m piMessage) {
 	}
 	switch m.Role {
 	case "user":
+		r.Report.Prompts++
 		r.hear(at, textOf(m.Content))
 	case "assistant":
 		r.setModel(strings.TrimPrefix(m.Provider+"/"+m.Model, "/"))

@@ -97,6 +97,7 @@ const (
 	askAgain      = "What did you write"
 	leaveNote     = "Please leave a note"
 	beRefused     = "Please be refused"
+	takeTime      = "Please wait for the signal"
 )
 
 var script = []modeltest.Step{
@@ -104,6 +105,7 @@ var script = []modeltest.Step{
 	{Prompt: askAgain, Answer: "It was a greeting."},
 	{Prompt: leaveNote, Shell: "echo seen > note.txt", Answer: "The note is left."},
 	{Prompt: beRefused, Status: 400},
+	{Prompt: takeTime, Shell: "until [ -e signal ]; do sleep 0.1; done; echo signalled", Answer: "The signal came."},
 }
 
 // TestRealAgents sees that each agent, in a home with what Stage makes, asks nobody
@@ -118,6 +120,7 @@ func TestRealAgents(t *testing.T) {
 			w.firstPrompt(reader)
 			w.continued(reader)
 			w.refused()
+			w.live()
 			w.onTerminal()
 			w.leftNothing()
 			w.reachedOnlyModels()

@@ -16,8 +16,9 @@ type Report struct {
 	Answer            string `json:"answer,omitempty"`
 	IsAnswerShortened bool   `json:"answer_shortened,omitempty"`
 
-	Turns     int64 `json:"turns"`      // prompts that were answered, or failed
-	ToolCalls int64 `json:"tool_calls"` // that the agent made
+	Prompts   int64 `json:"prompts,omitempty"` // that were taken, where the agent tells
+	Turns     int64 `json:"turns"`             // prompts that were answered, or failed
+	ToolCalls int64 `json:"tool_calls"`        // that the agent made
 
 	// Tokens and CostUSD are of the sessions that were read. What a continued
 	// session used before counts if the agent tells it (Claude Code and Codex do),
@@ -47,6 +48,7 @@ const (
 	Using    State = "using"    // it uses a tool, and waits for that
 	Retrying State = "retrying" // its model could not be asked, and will be again
 	Done     State = "done"     // it answered the last prompt
+	Waiting  State = "waiting"  // it did, and a live session waits for another; whoever gave the prompts knows
 	Failed   State = "failed"   // it gave the last prompt up
 )
 

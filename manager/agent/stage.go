@@ -170,6 +170,16 @@ func jsonFile(name string, value any) (File, error) {
 	return File{Path: name, Content: b.Bytes(), Mode: configMode}, nil
 }
 
+// jsonLine returns a value as one line of JSON. It holds nothing but texts, which
+// always marshal.
+func jsonLine(value object) []byte {
+	line, err := json.Marshal(value)
+	if err != nil {
+		panic(fmt.Sprintf("marshal %v: %v", value, err))
+	}
+	return append(line, '\n')
+}
+
 // commandLine returns what the agent starts. Not all agents can name a directory, so
 // a shell goes there.
 func (s Setup) commandLine(server Server) []string {

@@ -58,7 +58,7 @@ var root = sync.OnceValue(func() shape[Config] {
 		key("command", func(c *Config) *[]string { return &c.Command }, listOf(text(commandWord), nil), about{
 			does: "command that is run", rule: "the first word is not empty", fallback: "/bin/bash", example: `[npm, start]`}),
 		key("interactive", func(c *Config) *bool { return &c.Interactive }, boolean(), about{
-			does: "whether the command's input stays open", fallback: "false", example: "true"}),
+			does: "whether the command's input stays open; an agent's is for whoever creates the run to say", fallback: "false", example: "true"}),
 		key("clipboard", func(c *Config) **bool { return &c.Clipboard }, choice(), about{
 			does: "whether what is pasted comes from the clipboard of this machine", example: "false", home: true}),
 		key("hooks", func(c *Config) *Hooks { return &c.Hooks }, hooks(), about{does: "scripts that run on the way to the command"}),
