@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
@@ -111,8 +112,10 @@ func (r *Run) record(e *Entry) {
 	e.Duration = time.Since(e.Time)
 	r.redact(e)
 	const most = 2 << 10 // of a path: more is of no use to a reader
-	if len(e.Path) > most {
-		e.Path = e.Path[:most] + "..."
+	for _, text := range []*string{&e.Path, &e.Operation} {
+		if len(*text) > most {
+			*text = (*text)[:most] + "..."
+		}
 	}
 	r.Record(*e)
 }
@@ -195,6 +198,13 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 		s.answer(e.Status, plainRefusal(target))
 		return false
 	}
+	denied, done := s.restrain(req, target, &e)
+	defer done()
+	if denied != nil {
+		e.Status = denied.status
+		s.answerWith(denied.status, denied.why.Code, denied.encode())
+		return false
+	}
 	means, err := s.granted.ready(s.ctx, target, req.Header, req.URL.Path)
 	if err != nil {
 		s.failed(target, err, &e)
@@ -241,6 +251,28 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 		s.disconnect()
 	}
 	return complete && whole && err == nil
+}
+
+// restrain is Run.restrain for a request on the session's connection.
+func (s *session) restrain(req *http.Request, target policy.Target, e *Entry) (*denial, func()) {
+	if s.run.Operations == nil {
+		return nil, func() {}
+	}
+	read := false
+	denied, done := s.run.restrain(s.ctx, req, policy.Request{Target: target, Method: req.Method, Path: e.Path}, e, func() {
+		read = true
+		_ = s.conn.SetReadDeadline(time.Now().Add(contentTimeout))
+		if strings.EqualFold(req.Header.Get("Expect"), "100-continue") {
+			// Otherwise the server would say this, which has not been asked yet.
+			req.Header.Del("Expect")
+			_, _ = s.writer.WriteString("HTTP/1.1 100 Continue\r\n\r\n")
+			_ = s.writer.Flush() // a client that is gone is noticed by who reads
+		}
+	})
+	if read {
+		_ = s.conn.SetReadDeadline(time.Now().Add(s.gate.silence))
+	}
+	return denied, done
 }
 
 // failed answers a request that got no answer.

@@ -168,6 +168,15 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		answerHTTP2(counted, http.StatusForbidden, policyRefusal(c.target, d))
 		return
 	}
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = body
+	}
+	denied, done := c.restrain(w, req, &e)
+	defer done()
+	if denied != nil {
+		answerHTTP2With(counted, denied.status, denied.why.Code, denied.encode())
+		return
+	}
 	c.named.Store(d.Named)
 	means, err := c.granted.ready(req.Context(), c.target, req.Header, req.URL.Path)
 	if err != nil {
@@ -180,10 +189,22 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return // otherwise the client is gone
 	}
 	counted.granted = means
-	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = body
-	}
 	h.proxy(c, means, &e).ServeHTTP(counted, req)
+}
+
+// restrain is Run.restrain for a request on the connection.
+func (c *inspected) restrain(w http.ResponseWriter, req *http.Request, e *Entry) (*denial, func()) {
+	read := false
+	control := http.NewResponseController(w)
+	denied, done := c.session.run.restrain(req.Context(), req, policy.Request{Target: c.target, Method: req.Method, Path: e.Path}, e, func() {
+		read = true
+		req.Header.Del("Expect") // it is answered by who reads
+		_ = control.SetReadDeadline(time.Now().Add(contentTimeout))
+	})
+	if read {
+		_ = control.SetReadDeadline(time.Time{})
+	}
+	return denied, done
 }
 
 // proxy passes one request on.
@@ -223,10 +244,15 @@ func (h *http2Server) proxy(c *inspected, means *granted, e *Entry) *httputil.Re
 }
 
 func answerHTTP2(w http.ResponseWriter, status int, why refusal) {
+	answerHTTP2With(w, status, why.Code, why.encode())
+}
+
+// answerHTTP2With is answerHTTP2 with content of another form.
+func answerHTTP2With(w http.ResponseWriter, status int, code string, content []byte) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Drawbridge-Refused", why.Code)
+	w.Header().Set("X-Drawbridge-Refused", code)
 	w.WriteHeader(status)
-	_, _ = w.Write(why.encode())
+	_, _ = w.Write(content)
 }
 
 // countedAnswer notes what an answer was.

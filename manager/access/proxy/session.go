@@ -205,11 +205,13 @@ func isTimeout(err error) bool {
 
 // answer writes an answer of the gate's own, and asks for the end of the
 // connection.
-func (s *session) answer(status int, why refusal) {
-	content := why.encode()
+func (s *session) answer(status int, why refusal) { s.answerWith(status, why.Code, why.encode()) }
+
+// answerWith is answer with content of another form.
+func (s *session) answerWith(status int, code string, content []byte) {
 	_ = s.conn.SetWriteDeadline(time.Now().Add(headTimeout))
 	fmt.Fprintf(s.writer, "HTTP/1.1 %d %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\nX-Drawbridge-Refused: %s\r\nConnection: close\r\n\r\n%s",
-		status, http.StatusText(status), len(content), why.Code, content)
+		status, http.StatusText(status), len(content), code, content)
 	_ = s.writer.Flush() // whoever asked may be gone
 	s.linger = true
 }
