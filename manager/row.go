@@ -25,7 +25,10 @@ type spec struct {
 	Rules   []string `json:"network_rules,omitempty"`
 	Limit   []string `json:"network_limit,omitempty"` // rules beyond which the others do not count
 	Learn   bool     `json:"learn,omitempty"`
-	Agent   string   `json:"agent,omitempty"`
+	// Operations are what the run may not do where it may go.
+	Operations *daemon.Operations `json:"operations,omitempty"`
+
+	Agent string `json:"agent,omitempty"`
 	// Session is the one that the agent goes on with. What it does itself goes away
 	// with the sandbox if it ForgetsSessions.
 	Session         string   `json:"session,omitempty"`
@@ -175,6 +178,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		Network:        sp.Network,
 		NetworkRules:   slices.Clone(sp.Rules),
 		Learn:          sp.Learn,
+		Denied:         describe(sp.Operations),
 		Grants:         slices.Clone(sp.Grants),
 		Secrets:        maps.Clone(sp.Secrets),
 		Requested:      mt.Requested,
