@@ -134,7 +134,10 @@ func TestAgentIsConnectedToMCPServers(t *testing.T) {
 	for mcp, says := range map[string]string{
 		"[{name: docs, url: https://docs.example.com/mcp, auth: {grant: 'mcp:docs', header: Authorization}}]": "mcp:docs",
 		"[{name: docs, url: https://docs.example.com/mcp, auth: {grant: 'mcp:docs', header: X-Key}}]":         "--set header=X-Key",
-		"[{name: docs, url: https://docs.example.com/mcp, policy: {deny: [x], mode: enforce}}]":               "leave policy out",
+		"[{name: docs, url: https://docs.example.com/mcp, policy: .keep/docs.yaml}]":                          "in place of the file",
+		"[{name: docs, url: https://docs.example.com/mcp, policy: docs-readonly}]":                            "no policy about tools has the name",
+		"[{name: docs, url: https://docs.example.com/mcp, policy: {deny: ['[']}}]":                            "not complete",
+		"[{name: docs, url: https://docs.example.com/a/../mcp, policy: {deny: [x]}}]":                         "several ways",
 		"[{name: docs, url: 'http://localhost:8080/mcp'}]":                                                    "begins with https://",
 	} {
 		if run, err := connect(mcp); err == nil || !strings.Contains(err.Error(), says) {

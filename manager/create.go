@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
@@ -69,6 +70,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	}
 	if err == nil {
 		opts, err = withServers(opts)
+	}
+	if err == nil {
+		opts, err = withOperations(opts)
 	}
 	if err == nil {
 		opts, err = m.withWorktree(ctx, opts)
@@ -210,12 +214,13 @@ func createHash(opts Options) string {
 		Mounts                                   []runtime.MountConfig
 		Volumes                                  []VolumeMount
 		Ulimits                                  []runtime.Ulimit
-		Services                                 []serviceWish `json:",omitempty"`
+		Services                                 []serviceWish      `json:",omitempty"`
+		Operations                               *daemon.Operations `json:",omitempty"`
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
 		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
-		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services,
+		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services, opts.operations,
 	})
 }
 

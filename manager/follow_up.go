@@ -17,6 +17,7 @@ type request struct {
 	Runtime      runtime.Type          `json:"runtime,omitempty"`
 	Network      Network               `json:"network,omitempty"`
 	NetworkRules []string              `json:"network_rules,omitempty"`
+	KeepPolicy   *config.KeepPolicy    `json:"keep_policy,omitempty"`
 	Learn        bool                  `json:"learn,omitempty"`
 	Grants       []string              `json:"grants,omitempty"`
 	Secrets      map[string]string     `json:"secrets,omitempty"` // references
@@ -41,7 +42,7 @@ type request struct {
 func requestOf(opts Options) *request {
 	r := &request{
 		Project: opts.Project, Image: opts.Image, Runtime: opts.Runtime, Network: opts.Network, NetworkRules: opts.NetworkRules,
-		Learn: opts.Learn, Grants: opts.Grants, Secrets: opts.Secrets, Model: opts.Model, MCPServers: opts.MCPServers, Dependencies: opts.Dependencies,
+		KeepPolicy: opts.KeepPolicy, Learn: opts.Learn, Grants: opts.Grants, Secrets: opts.Secrets, Model: opts.Model, MCPServers: opts.MCPServers, Dependencies: opts.Dependencies,
 		PreRun: opts.PreRun, Mounts: opts.Mounts, Ports: opts.Ports, Keep: opts.KeepContainer, Live: isLive(opts), Timeout: opts.Timeout,
 		Grace: opts.StopGrace, MemoryBytes: opts.MemoryBytes, CPUs: opts.CPUs, PidsLimit: opts.PidsLimit,
 	}
@@ -58,7 +59,7 @@ func requestOf(opts Options) *request {
 func (r *request) options() Options {
 	return Options{
 		Project: r.Project, Image: r.Image, Runtime: r.Runtime, Network: r.Network, NetworkRules: r.NetworkRules,
-		Learn: r.Learn, Grants: r.Grants, Secrets: r.Secrets, Model: r.Model, MCPServers: r.MCPServers, Dependencies: r.Dependencies,
+		KeepPolicy: r.KeepPolicy, Learn: r.Learn, Grants: r.Grants, Secrets: r.Secrets, Model: r.Model, MCPServers: r.MCPServers, Dependencies: r.Dependencies,
 		PreRun: r.PreRun, Mounts: r.Mounts, Ports: r.Ports, KeepContainer: r.Keep, Interactive: r.Live, Timeout: r.Timeout,
 		StopGrace: r.Grace, MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit,
 	}

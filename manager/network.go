@@ -273,7 +273,7 @@ func registration(store *storage.RunStore, id string, sp *spec, token string) da
 		secrets = store.SecretsFile()
 	}
 	return daemon.RegisterRequest{
-		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, NetworkLimit: sp.Limit, Learn: sp.Learn,
+		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, NetworkLimit: sp.Limit, Learn: sp.Learn, Operations: sp.Operations,
 		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, SSHAuthSock: sp.SSHAuthSock, Secrets: secrets, Token: token,
 	}
 }

@@ -161,8 +161,8 @@ func (m *Manager) SuggestRules(ctx context.Context, runID string, paths bool) ([
 
 // ruleFor is the rule that would allow one request, or nothing where none would.
 func ruleFor(e *NetworkEntry, paths bool) string {
-	if e.Kind == proxy.KindSignature || e.Kind == proxy.KindCredentials {
-		return "" // it takes a grant
+	if e.Kind == proxy.KindSignature || e.Kind == proxy.KindCredentials || e.Operation != "" {
+		return "" // it takes a grant, or is denied whatever the rules allow
 	}
 	host, err := policy.ParseHost(e.Host)
 	if err != nil || e.Port < 1 || e.Port > 65535 {

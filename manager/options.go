@@ -5,6 +5,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/worktree"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -122,7 +123,8 @@ type Options struct {
 	Resume string
 	Model  string
 	// MCPServers are remote MCP servers that the run reaches, and its agent is
-	// connected to. A grant for one puts its credential into requests on the way.
+	// connected to. A grant for one puts its credential into requests on the way; a
+	// policy of one denies tools of it, see policy.ParseTool.
 	MCPServers []config.MCPServer
 	// Dependencies are what the sandbox has to contain, as package deps reads them:
 	// an image with them is built where the runtime builds images, and otherwise
@@ -149,13 +151,16 @@ type Options struct {
 	// Volumes outlive the run. They need a Name.
 	Volumes []VolumeMount
 	// Ulimits are limits of processes, see runtime.CheckUlimits.
-	Ulimits        []runtime.Ulimit
-	TTY            bool
-	Rows, Cols     uint16
-	Image          string
-	Runtime        runtime.Type  // empty is the manager's
-	Network        Network       // empty is NetworkStrict where there is a gate, and NetworkNone where not
-	NetworkRules   []string      // what it reaches, or must not; see package policy
+	Ulimits      []runtime.Ulimit
+	TTY          bool
+	Rows, Cols   uint16
+	Image        string
+	Runtime      runtime.Type // empty is the manager's
+	Network      Network      // empty is NetworkStrict where there is a gate, and NetworkNone where not
+	NetworkRules []string     // what it reaches, or must not; see package policy
+	// KeepPolicy denies kinds of HTTP requests to hosts that the run may reach, or has them
+	// recorded; see policy.ParseOperation.
+	KeepPolicy     *config.KeepPolicy
 	Learn          bool          // what the policy refuses is let through, and recorded
 	Timeout        time.Duration // from start; zero is none
 	StopGrace      time.Duration // between SIGTERM and SIGKILL; zero is DefaultStopGrace
@@ -168,9 +173,10 @@ type Options struct {
 	// It is called from Create's own goroutine.
 	Progress func(message string)
 
-	services  []serviceWish      // of Dependencies, as they were resolved
-	worktree  *worktree.Worktree // of WorktreeBranch, once it is there; Workspace is in it
-	proxyPort int                // where published ports have names, see RoutingPort; zero is the default
+	operations *daemon.Operations // of KeepPolicy and MCPServers
+	services   []serviceWish      // of Dependencies, as they were resolved
+	worktree   *worktree.Worktree // of WorktreeBranch, once it is there; Workspace is in it
+	proxyPort  int                // where published ports have names, see RoutingPort; zero is the default
 	// sections are what a Config says about agents, by their names.
 	sections map[string]agentSection
 	// session is the one of Resume. The agent's own goes away with the sandbox if it

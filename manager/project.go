@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/url"
-	"path"
 	"slices"
 	"strings"
 
@@ -30,7 +28,7 @@ var configKeys = []configKey{
 	{"dependencies", "without docker", takeDependencies},
 	{"services", "", takeServices},
 	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
-	{"mcp", "without policy", takeMCP},
+	{"mcp", "without a policy that is a file", takeMCP},
 	{"mounts", "", takeMounts},
 	{"volumes", "", takeVolumes},
 	{"hooks.post_build_root", "", func(o *Options, c *config.Config) error {
@@ -62,6 +60,7 @@ var configKeys = []configKey{
 	{"network.policy", "", func(o *Options, c *config.Config) error { fillIn(&o.Network, Network(c.Network.Policy)); return nil }},
 	{"network.rules", "", takeRules},
 	{"network.host", "", takeHostPorts},
+	{"network.keep_policy", "without a name or a file", takeKeepPolicy},
 	{"ports", "", takePorts},
 	{"command", "", func(o *Options, c *config.Config) error {
 		if len(o.Cmd) == 0 {
@@ -238,10 +237,7 @@ func (k *configKey) honours(wish config.Wish) bool {
 func takeMCP(o *Options, c *config.Config) error {
 	servers := slices.Clone(o.MCPServers)
 	for _, s := range c.MCP {
-		switch {
-		case s.Policy != nil:
-			return fmt.Errorf("this build has no policy for the operations of %s: leave policy out", s.Name)
-		case s.Auth != nil && s.Auth.Header != "" && !strings.EqualFold(s.Auth.Header, "Authorization"):
+		if s.Auth != nil && s.Auth.Header != "" && !strings.EqualFold(s.Auth.Header, "Authorization") {
 			return fmt.Errorf("the header of %s is that of its grant: leave header out, and give it to the grant (`drawbridge grant %s --set header=%s`)", s.Name, s.Auth.Grant, s.Auth.Header)
 		}
 		servers = append(servers, s)
@@ -269,27 +265,6 @@ func takeSections(o *Options, c *config.Config) error {
 }
 
 func isOff(choice *bool) bool { return choice != nil && !*choice }
-
-// withServers lets the run reach its MCP servers, and use their grants.
-func withServers(opts Options) (Options, error) {
-	for _, s := range opts.MCPServers {
-		if s.Auth != nil {
-			if !slices.Contains(opts.Grants, s.Auth.Grant) {
-				opts.Grants = append(slices.Clip(opts.Grants), s.Auth.Grant)
-			}
-			continue // the grant lets it through
-		}
-		u, err := url.Parse(s.URL)
-		if err != nil || u.Scheme != "https" || u.Host == "" {
-			// This machine's loopback is not that of the sandbox.
-			return opts, failf(CodeInvalidArgument, "give it a URL that begins with https://", "the MCP server %s cannot be reached at %q", s.Name, s.URL)
-		}
-		if opts.Network != NetworkNone {
-			opts.NetworkRules = append(slices.Clip(opts.NetworkRules), u.Host+" allow * "+path.Join("/", u.EscapedPath())+"/**", u.Host+" allow * "+path.Join("/", u.EscapedPath()))
-		}
-	}
-	return opts, nil
-}
 
 // takeMounts adds the mounts of the Config to those of the caller.
 func takeMounts(o *Options, c *config.Config) error {

@@ -25,13 +25,16 @@ type spec struct {
 	Rules   []string `json:"network_rules,omitempty"`
 	Limit   []string `json:"network_limit,omitempty"` // rules beyond which the others do not count
 	Learn   bool     `json:"learn,omitempty"`
-	Agent   string   `json:"agent,omitempty"`
+	// Operations are what the run may not do where it may go.
+	Operations *daemon.Operations `json:"operations,omitempty"`
+
+	Agent string `json:"agent,omitempty"`
 	// Session is the one that the agent goes on with. What it does itself goes away
 	// with the sandbox if it ForgetsSessions.
 	Session         string   `json:"session,omitempty"`
 	ForgetsSessions bool     `json:"forgets_sessions,omitempty"`
 	FirstPrompt     string   `json:"first_prompt,omitempty"` // of a live session, whose command does not say it
-	Request         *request `json:"request,omitempty"` // of a run of an agent
+	Request         *request `json:"request,omitempty"`      // of a run of an agent
 
 	Grants  []string `json:"grants,omitempty"`
 	Profile string   `json:"profile,omitempty"` // of the grants
@@ -178,6 +181,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		Network:        sp.Network,
 		NetworkRules:   slices.Clone(sp.Rules),
 		Learn:          sp.Learn,
+		Denied:         describe(sp.Operations),
 		Grants:         slices.Clone(sp.Grants),
 		Secrets:        maps.Clone(sp.Secrets),
 		Requested:      mt.Requested,

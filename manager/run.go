@@ -60,6 +60,7 @@ type Run struct {
 	NetworkRules  []string
 	Secrets       map[string]string // references, by variable: everything in the run can read their values
 	Learn         bool              // what the policy refuses is let through, and recorded
+	Denied        []string          // operations that it may not do where it may go, in words
 	Requested     *NetworkSummary   // nil before the end, and without a gate
 	TTY           bool
 	Timeout       time.Duration // from start to the deadline; zero is none

@@ -96,7 +96,7 @@ func (c *call) requested(e *manager.NetworkEntry) {
 		c.Number("status", int64(e.Status))
 	}
 	c.String("decision", e.Decision)
-	c.StringIf("rule", e.Rule)
+	c.StringIf("rule", e.Reason())
 	c.StringIf("error", e.Error)
 	c.Decimal("duration_ms", float64(e.Duration.Round(10*time.Microsecond))/float64(time.Millisecond))
 	c.Number("sent_bytes", e.Sent)

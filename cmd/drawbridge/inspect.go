@@ -119,6 +119,9 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 		secrets = append(secrets, name+" from "+r.Secrets[name]+" (everything in the run can read it)")
 	}
 	f.add("secrets", strings.Join(secrets, ", "))
+	for _, denied := range r.Denied {
+		f.add("operations", oneLine(denied))
+	}
 	f.add("requested", requestedText(r))
 	f.add("ports", portsText(r))
 	f.add("ports note", r.PortsNote)

@@ -191,7 +191,7 @@ func ruleText(e *manager.NetworkEntry) string {
 	case e.Rule == "" && e.Grant != "":
 		return oneLine("grant " + e.Grant)
 	}
-	return oneLine(e.Rule)
+	return oneLine(e.Reason())
 }
 
 // spanOf returns when the first of some requests began, and how long it was until

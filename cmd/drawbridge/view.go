@@ -33,6 +33,7 @@ type runView struct {
 	Grants         []string                `json:"grants,omitempty"`
 	Secrets        map[string]string       `json:"secrets,omitempty"` // references, by variable
 	Learn          bool                    `json:"learn,omitempty"`
+	Denied         []string                `json:"denied_operations,omitempty"`
 	Requested      *manager.NetworkSummary `json:"requested,omitempty"`
 	Ports          map[string]int          `json:"ports,omitempty"`
 	HostPorts      map[string]int          `json:"host_ports,omitempty"`
@@ -62,7 +63,7 @@ func viewOf(r *manager.Run) runView {
 		ExitCode: r.ExitCode, Signal: r.Signal, OOMKilled: r.OOMKilled, EndReason: string(r.EndReason), Error: r.Error,
 		Command: r.Command, Workspace: r.Workspace, WorktreeBranch: r.WorktreeBranch, WorktreeRepoID: r.WorktreeRepoID, Image: r.Image,
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
-		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Secrets: r.Secrets, Learn: r.Learn, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
+		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Secrets: r.Secrets, Learn: r.Learn, Denied: r.Denied, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
 		Volumes: r.Volumes, Exclude: r.Exclude,
 		Services: r.Services,
 		URLs:     r.URLs, URLsNote: r.URLsNote,

@@ -37,6 +37,8 @@ type RegisterRequest struct {
 	// NetworkLimit are rules beyond which nothing is allowed but the hosts of the
 	// grants; without any there is no limit.
 	NetworkLimit []string `json:"network_limit,omitempty"`
+	// Operations are what the run may not do where it may go; nil if anything.
+	Operations *Operations `json:"operations,omitempty"`
 	// Learn lets through what the policy refuses, and has it recorded.
 	Learn bool `json:"learn,omitempty"`
 	// GateDir is the run's directory on the host for what its sandbox gets of

@@ -238,11 +238,22 @@ func TestRegistrationIsRefusedWithItsReason(t *testing.T) {
 	w := newWorld(t, stays)
 	good := w.request(1)
 	for what, change := range map[string]func(*RegisterRequest){
-		"not a run ID":          func(r *RegisterRequest) { r.RunID = "../x" },
-		"not in the directory":  func(r *RegisterRequest) { r.GateDir = t.TempDir() },
-		"unknown network":       func(r *RegisterRequest) { r.NetworkPolicy = "open" },
-		"rule":                  func(r *RegisterRequest) { r.NetworkRules = []string{"a b c d e"} },
-		"the limit is":          func(r *RegisterRequest) { r.NetworkRules = make([]string, maxRules+1) },
+		"not a run ID":         func(r *RegisterRequest) { r.RunID = "../x" },
+		"not in the directory": func(r *RegisterRequest) { r.GateDir = t.TempDir() },
+		"unknown network":      func(r *RegisterRequest) { r.NetworkPolicy = "open" },
+		"rule":                 func(r *RegisterRequest) { r.NetworkRules = []string{"a b c d e"} },
+		"the limit is":         func(r *RegisterRequest) { r.NetworkRules = make([]string, maxRules+1) },
+		"operation":            func(r *RegisterRequest) { r.Operations = &Operations{Requests: &Denied{Deny: []string{"a b c"}}} },
+		"without exceptions": func(r *RegisterRequest) {
+			r.Operations = &Operations{Requests: &Denied{Deny: []string{"*"}, Except: []string{"GET"}}}
+		},
+		"tool": func(r *RegisterRequest) {
+			r.Operations = &Operations{Servers: []ServerDenied{{URL: "https://x.test", Denied: Denied{Deny: []string{"["}}}}}
+		},
+		"MCP server": func(r *RegisterRequest) { r.Operations = &Operations{Servers: []ServerDenied{{Name: "x", URL: "x"}}} },
+		"there are 501": func(r *RegisterRequest) {
+			r.Operations = &Operations{Requests: &Denied{Deny: make([]string, maxOperations+1)}}
+		},
 		"network log":           func(r *RegisterRequest) { r.LogDir = filepath.Join(w.home, "runs", r.RunID, "none") },
 		"what the sandbox gets": func(r *RegisterRequest) { r.GateDir = filepath.Join(w.home, "runs", r.RunID, "none") },
 	} {
@@ -300,6 +311,65 @@ func TestDecisionsTokensAndSocketsSurviveTheDaemon(t *testing.T) {
 	if diff := cmp.Diff(before, decisions(got.Token)); diff != "" {
 		t.Errorf("after the loss of its records: %s", diff)
 	}
+}
+
+// What a run may not do it may not do under the next daemon either, whoever starts that.
+func TestDeniedOperationsSurviveTheDaemon(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, stays)
+	host := service(t)
+	r := w.request(1, host)
+	r.Operations = &Operations{
+		Requests: &Denied{Deny: []string{"GET 127.0.0.1/denied"}},
+		Servers:  []ServerDenied{{Name: "acme", URL: "http://" + host + "/mcp", Denied: Denied{Deny: []string{"*"}, Except: []string{"list"}}}},
+	}
+	token := w.register(r).Token
+	call := func(tool string) int {
+		conn, err := dial(t.Context(), filepath.Join(r.GateDir, SocketFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		content := fmt.Sprintf(`{"method":"tools/call","params":{"name":%q}}`, tool)
+		fmt.Fprintf(conn, "%sPOST http://%s/mcp HTTP/1.1\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", proxy.Preamble(token), host, len(content), content)
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	check := func(when string) {
+		t.Helper()
+		denied, err := w.ask(r, token, "http://"+host+"/denied")
+		if err != nil {
+			t.Fatal(err)
+		}
+		allowed, err := w.ask(r, token, "http://"+host+"/allowed")
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := []int{denied, allowed, call("delete"), call("list")}
+		if diff := cmp.Diff([]int{403, 200, 403, 200}, got); diff != "" {
+			t.Errorf("%s: %s", when, diff)
+		}
+	}
+	check("at first")
+	for _, signal := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		w.kill(signal)
+		w.register(w.request(2)) // starts the daemon, for another run
+		check("after " + signal.String())
+	}
+	// A registration that has them no longer replaces the earlier one, and this one.
+	without := r
+	without.Operations = nil
+	w.register(without)
+	if got := call("delete"); got != 200 {
+		t.Errorf("without operations: %d", got)
+	}
+	w.register(r)
+	check("with them again")
 }
 
 func TestRegisteringAgainLeavesConnectionsAlone(t *testing.T) {

@@ -62,6 +62,12 @@ func (s *server) restore(ctx context.Context, left *inherited) {
 	}
 }
 
+// decisions are what decides about the requests of a run.
+type decisions struct {
+	policy     *policy.Policy
+	operations *policy.Operations
+}
+
 var errClosing = errors.New("the daemon is ending")
 
 // add serves a run, on l if there is one. A run that is served already keeps its
@@ -94,6 +100,10 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 	if err != nil {
 		return nil, err
 	}
+	operations, err := request.Operations.Parse()
+	if err != nil {
+		return nil, err
+	}
 	secrets, err := s.secretsOf(ctx, &request)
 	if err != nil {
 		return nil, err
@@ -116,7 +126,7 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 			return before, nil
 		}
 	}
-	r, err := s.admit(ctx, request, granted, l, allowed, secrets)
+	r, err := s.admit(ctx, request, granted, l, decisions{allowed, operations}, secrets)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +136,7 @@ func (s *server) add(ctx context.Context, request RegisterRequest, l *net.UnixLi
 }
 
 // admit serves a run, on l if there is one, in place of how it was served before.
-func (s *server) admit(ctx context.Context, request RegisterRequest, granted resolved, l *net.UnixListener, allowed *policy.Policy, secrets *mask.Masker) (*registered, error) {
+func (s *server) admit(ctx context.Context, request RegisterRequest, granted resolved, l *net.UnixListener, decides decisions, secrets *mask.Masker) (*registered, error) {
 	if request.Token == "" {
 		request.Token = rand.Text()
 	}
@@ -163,7 +173,7 @@ func (s *server) admit(ctx context.Context, request RegisterRequest, granted res
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	r.stop = stop
 	r.run = &proxy.Run{
-		ID: request.RunID, Token: request.Token, Policy: allowed, Learn: request.Learn,
+		ID: request.RunID, Token: request.Token, Policy: decides.policy, Operations: decides.operations, Learn: request.Learn,
 		Grants: granted.grants, Keeper: granted.keepers, AWS: role, Secrets: secrets, Record: r.log.record, CanRecord: r.log.canRecord,
 	}
 	for _, k := range granted.keepers {

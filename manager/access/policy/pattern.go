@@ -19,6 +19,7 @@ const (
 	literal segmentKind = iota // its text
 	oneOf                      // "*": any segment
 	manyOf                     // "**": any number of segments, also none
+	globbed                    // what path.Match takes its text for; in operations only
 )
 
 // segment is one segment of a pattern, decoded.
@@ -162,6 +163,10 @@ func (s segment) matches(text string, folded bool) bool {
 	switch {
 	case s.kind == oneOf:
 		return true
+	case s.kind == globbed && folded:
+		return glob(s.folded, text)
+	case s.kind == globbed:
+		return glob(s.text, text)
 	case folded:
 		return s.folded == text
 	}

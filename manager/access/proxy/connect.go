@@ -40,7 +40,7 @@ func (s *session) connect(req *http.Request) {
 	if verdict == policy.Tunnel && unnamed && target.Port == 80 {
 		verdict = policy.Inspect
 	}
-	if verdict == policy.Tunnel && s.run.inspects(target) {
+	if verdict == policy.Tunnel && (s.run.inspects(target) || s.run.Operations.Concern(target)) {
 		verdict = policy.Inspect
 	}
 	switch verdict {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
@@ -110,8 +111,10 @@ func (r *Run) record(e *Entry) {
 	e.Duration = time.Since(e.Time)
 	r.redact(e)
 	const most = 2 << 10 // of a path: more is of no use to a reader
-	if len(e.Path) > most {
-		e.Path = e.Path[:most] + "..."
+	for _, text := range []*string{&e.Path, &e.Operation} {
+		if len(*text) > most {
+			*text = (*text)[:most] + "..."
+		}
 	}
 	r.Record(*e)
 }
@@ -209,6 +212,11 @@ func (s *session) pass(req *http.Request, target policy.Target, scheme string, e
 		e.Decision, e.Error = Refused, "it is plain HTTP to the port of a grant"
 		return http.StatusForbidden, plainRefusal(target), false
 	}
+	denied, done := s.restrain(req, target, e)
+	defer done()
+	if denied != nil {
+		return denied.status, denied.why, false
+	}
 	means, err := s.granted.ready(s.ctx, target, req.Header, req.URL.Path)
 	if err != nil {
 		status, why := s.failed(target, err, e)
@@ -262,6 +270,28 @@ func (s *session) passBack(req *http.Request, resp *http.Response, sent *sending
 		s.disconnect()
 	}
 	return complete && whole && err == nil
+}
+
+// restrain is Run.restrain for a request on the session's connection.
+func (s *session) restrain(req *http.Request, target policy.Target, e *Entry) (*denial, func()) {
+	if s.run.Operations == nil {
+		return nil, func() {}
+	}
+	read := false
+	denied, done := s.run.restrain(s.ctx, req, policy.Request{Target: target, Method: req.Method, Path: e.Path}, e, func() {
+		read = true
+		_ = s.conn.SetReadDeadline(time.Now().Add(contentTimeout))
+		if strings.EqualFold(req.Header.Get("Expect"), "100-continue") {
+			// Otherwise the server would say this, which has not been asked yet.
+			req.Header.Del("Expect")
+			_, _ = s.writer.WriteString("HTTP/1.1 100 Continue\r\n\r\n")
+			_ = s.writer.Flush() // a client that is gone is noticed by who reads
+		}
+	})
+	if read {
+		_ = s.conn.SetReadDeadline(time.Now().Add(s.gate.silence))
+	}
+	return denied, done
 }
 
 // failed returns the answer to a request that got none; a status of 0 where there is

@@ -103,11 +103,14 @@ func (r *Run) redact(e *Entry) {
 		return
 	}
 	hide := func(s string) string { return r.AWS.text(r.Secrets.Text(static.Text(s))) }
-	e.Method, e.Host, e.Error, e.Path = hide(e.Method), hide(e.Host), hide(e.Error), hide(e.Path)
-	// A client can percent-encode what needs no encoding.
-	if decoded, err := url.PathUnescape(e.Path); err == nil {
-		if masked := hide(decoded); masked != decoded {
-			e.Path = strings.ReplaceAll((&url.URL{Path: masked}).EscapedPath(), "%2A", "*")
+	e.Method, e.Host, e.Error = hide(e.Method), hide(e.Host), hide(e.Error)
+	for _, text := range []*string{&e.Path, &e.Operation} {
+		*text = hide(*text)
+		// A client can percent-encode what needs no encoding.
+		if decoded, err := url.PathUnescape(*text); err == nil {
+			if masked := hide(decoded); masked != decoded {
+				*text = strings.ReplaceAll((&url.URL{Path: masked}).EscapedPath(), "%2A", "*")
+			}
 		}
 	}
 }

@@ -168,6 +168,15 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		answerHTTP2(counted, http.StatusForbidden, policyRefusal(c.target, d))
 		return
 	}
+	if req.Body != nil && req.Body != http.NoBody {
+		req.Body = body
+	}
+	denied, done := c.restrain(w, req, &e)
+	defer done()
+	if denied != nil {
+		answerHTTP2(counted, denied.status, denied.why)
+		return
+	}
 	c.named.Store(d.Named)
 	means, err := c.granted.ready(req.Context(), c.target, req.Header, req.URL.Path)
 	if err != nil {
@@ -180,10 +189,22 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return // otherwise the client is gone
 	}
 	counted.granted = means
-	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = body
-	}
 	h.proxy(c, means, &e).ServeHTTP(counted, req)
+}
+
+// restrain is Run.restrain for a request on the connection.
+func (c *inspected) restrain(w http.ResponseWriter, req *http.Request, e *Entry) (*denial, func()) {
+	read := false
+	control := http.NewResponseController(w)
+	denied, done := c.session.run.restrain(req.Context(), req, policy.Request{Target: c.target, Method: req.Method, Path: e.Path}, e, func() {
+		read = true
+		req.Header.Del("Expect") // it is answered by who reads
+		_ = control.SetReadDeadline(time.Now().Add(contentTimeout))
+	})
+	if read {
+		_ = control.SetReadDeadline(time.Time{})
+	}
+	return denied, done
 }
 
 // proxy passes one request on.

@@ -51,6 +51,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/drawbridge-mcp/drawbridge/internal/mask"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
@@ -78,6 +79,8 @@ type Run struct {
 	ID     string
 	Token  string // what a connection must begin with
 	Policy *policy.Policy
+	// Operations are what it may not do where Policy lets it go; nil if anything.
+	Operations *policy.Operations
 	// Learn lets through what the policy refuses, and has it recorded. What
 	// is not on the Internet stays out of reach all the same.
 	Learn bool
@@ -103,6 +106,9 @@ type Run struct {
 
 	prepare sync.Once // makes the first holdings
 	held    atomic.Pointer[holdings]
+
+	roomOnce sync.Once
+	room     *semaphore.Weighted // for content that is held, see hold
 
 	mu          sync.Mutex
 	connections int // guarded by mu

@@ -1,7 +1,11 @@
 package proxy
 
 import (
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 )
 
 // Kinds of entries.
@@ -45,10 +49,21 @@ type Entry struct {
 	Received  int64         `json:"received"` // bytes of content to it
 	Decision  string        `json:"decision"`
 	Rule      string        `json:"rule,omitempty"`
-	Grant     string        `json:"grant,omitempty"` // whose credential was sent, signed with or handed out; several with commas
-	User      string        `json:"user,omitempty"`  // at Host, of a signature
-	Key       string        `json:"key,omitempty"`   // fingerprint of what signed
+	Operation string        `json:"operation,omitempty"` // that the rule denies, where it is one about operations
+	Grant     string        `json:"grant,omitempty"`     // whose credential was sent, signed with or handed out; several with commas
+	User      string        `json:"user,omitempty"`      // at Host, of a signature
+	Key       string        `json:"key,omitempty"`       // fingerprint of what signed
 	Error     string        `json:"error,omitempty"`
+}
+
+// Reason returns the rule that decided, with what of the request it is about where
+// method, host and path do not say that. The run has chosen that part.
+func (e *Entry) Reason() string {
+	const most = 100
+	if e.Kind != KindHTTP || !strings.HasPrefix(e.Rule, policy.ServerRule) || e.Operation == "" {
+		return e.Rule
+	}
+	return e.Rule + " (" + strconv.Quote(strings.ToValidUTF8(e.Operation[:min(len(e.Operation), most)], "")) + ")"
 }
 
 // refusal is the content of the answer to what the gate does not let through.
@@ -58,6 +73,8 @@ type refusal struct {
 	Host    string `json:"host,omitempty"`
 	Rule    string `json:"rule,omitempty"`
 	Next    string `json:"next,omitempty"`
+
+	content []byte // is sent in place of the others, to clients of an MCP server
 }
 
 // Codes of refusals.

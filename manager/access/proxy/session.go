@@ -243,6 +243,9 @@ func (s *session) drain() {
 }
 
 func (r refusal) encode() []byte {
+	if r.content != nil {
+		return r.content
+	}
 	var b strings.Builder
 	encoder := json.NewEncoder(&b)
 	encoder.SetEscapeHTML(false)

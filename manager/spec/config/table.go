@@ -105,7 +105,7 @@ func network() shape[Network] {
 		key("host", func(n *Network) *[]int { return &n.Host }, listOf(integer[int](bounds{low: 1, high: 65535}), strconv.Itoa), about{
 			does: "TCP ports of this machine that are reached", rule: "no port twice", example: "[11434]"}),
 		key("keep_policy", func(n *Network) **KeepPolicy { return &n.KeepPolicy }, keepPolicy(), about{
-			does: "policy about operations: a name, a file of the workspace, or operations to deny", example: "{deny: [DELETE]}"}),
+			does: "HTTP requests that are denied where the rules allow them: a method, or a method and a host with a path, each with wildcards", example: `{deny: [DELETE, "* api.example.com/admin/**"]}`}),
 	)
 }
 

@@ -114,7 +114,7 @@ func mcpServers() shape[[]MCPServer] {
 			key("grant", func(a *MCPAuth) *string { return &a.Grant }, text(grantName), about{does: "grant that it needs", rule: "needed for a name that is not in the catalog", example: "mcp:example"}),
 			key("header", func(a *MCPAuth) *string { return &a.Header }, text(headerName), about{does: "header that takes the credential", rule: "like grant", example: "Authorization"}),
 		)), about{does: "how it is authorised", example: "{grant: mcp:example, header: Authorization}"}),
-		key("policy", func(m *MCPServer) **KeepPolicy { return &m.Policy }, keepPolicy(), about{does: "policy about its tools: a name, a file of the workspace, or tools to deny", example: "linear-readonly"}),
+		key("policy", func(m *MCPServer) **KeepPolicy { return &m.Policy }, keepPolicy(), about{does: "policy about its tools: linear-readonly, or tools to deny, with wildcards", example: "linear-readonly"}),
 	)
 	one := either(entryName, func(s string) MCPServer { return MCPServer{Name: s} }, server)
 	read := one.read
