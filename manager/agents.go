@@ -226,6 +226,9 @@ func (m *Manager) contextOf(c *creation) agent.Context {
 	if context.Network == "" {
 		context.Network = agent.NetworkStrict
 	}
+	if !c.opts.operations.OnlyAudited() {
+		context.Denied = describe(c.opts.operations)
+	}
 	context.Secrets = slices.Sorted(maps.Keys(c.opts.Secrets))
 	for _, s := range c.opts.services {
 		context.Services = append(context.Services, agent.Service{Name: s.Name, Address: fmt.Sprintf("%s:%d", s.Name, s.Port), Variables: s.Prefix() + "*"})

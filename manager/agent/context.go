@@ -17,7 +17,9 @@ type Context struct {
 	// Network says what may be reached.
 	Network Network
 	// Hosts are those that a strict network lets through, each as its rule says it.
-	Hosts  []string
+	Hosts []string
+	// Denied are operations that are refused where the network lets them through.
+	Denied []string
 	Grants []Granted
 	// Secrets are variables of the environment, of which nobody is to print the values.
 	Secrets []string
@@ -103,6 +105,10 @@ func (c Context) writeNetwork(b *strings.Builder) {
 	if c.Network != NetworkPermissive {
 		b.WriteString("\n")
 		list(b, c.Hosts, phrase)
+	}
+	if len(c.Denied) > 0 {
+		b.WriteString("\nThese requests, and tools of MCP servers, are denied where the hosts are reached:\n\n")
+		list(b, c.Denied, phrase)
 	}
 	b.WriteString("\nA request that is refused gets status 403 and a JSON body that says which rule refused it. ")
 	b.WriteString("Trying again does not help: tell whoever gave you the task which host you need, and for what.\n")

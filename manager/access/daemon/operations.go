@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 )
@@ -26,6 +27,14 @@ type ServerDenied struct {
 	Name string `json:"name"`
 	URL  string `json:"url"` // of its endpoint
 	Denied
+}
+
+// OnlyAudited says that nothing is refused; so do nil operations.
+func (o *Operations) OnlyAudited() bool {
+	if o == nil {
+		return true
+	}
+	return (o.Requests == nil || o.Requests.Audit) && !slices.ContainsFunc(o.Servers, func(s ServerDenied) bool { return !s.Audit })
 }
 
 // maxOperations bounds the patterns of one policy.

@@ -99,7 +99,7 @@ func (o *Operation) parseHosts(text string) (err error) {
 	}
 	lower, ascii := lowerASCII(text)
 	if !ascii {
-		return errors.New("a host with wildcards is written in ASCII, other scripts as xn--...")
+		return errors.New("a host with wildcards is written in ASCII, and labels of other scripts with xn-- before them")
 	}
 	o.hosts = strings.TrimSuffix(lower, ".")
 	return checkGlob(o.hosts)

@@ -193,18 +193,18 @@ func TestToolsAreDeniedByPattern(t *testing.T) {
 	s := serverOf(t, "https://mcp.test", []string{"delete_*", "Admin.Reset", "x/?"}, nil)
 	readOnly := serverOf(t, "https://mcp.test", []string{"*"}, []string{"list_*", "get_*"})
 	for tool, want := range map[string][2]string{ // by s, and by readOnly
-		"delete_issue":       {"mcp acme deny delete_*", "mcp acme deny *"},
-		"DELETE_ISSUE":       {"mcp acme deny delete_*", "mcp acme deny *"},
-		" delete_issue\t":    {"mcp acme deny delete_*", "mcp acme deny *"},
-		"delete_a/b":         {"mcp acme deny delete_*", "mcp acme deny *"},
-		"admin.reset":        {"mcp acme deny Admin.Reset", "mcp acme deny *"},
-		"x/y":                {"mcp acme deny x/?", "mcp acme deny *"},
-		"list_issues":        {"", ""},
-		"get_issue":          {"", ""},
-		"undelete_issue":     {"", "mcp acme deny *"},
-		"a/list_b":           {"", "mcp acme deny *"},
-		"":                   {"", "mcp acme deny *"},
-		"delete\u200b_issue": {"", "mcp acme deny *"}, // another name to every server
+		"delete_issue":         {"mcp acme deny delete_*", "mcp acme deny *"},
+		"DELETE_ISSUE":         {"mcp acme deny delete_*", "mcp acme deny *"},
+		"\u00a0delete_issue\t": {"mcp acme deny delete_*", "mcp acme deny *"},
+		"delete_a/b":           {"mcp acme deny delete_*", "mcp acme deny *"},
+		"admin.reset":          {"mcp acme deny Admin.Reset", "mcp acme deny *"},
+		"x/y":                  {"mcp acme deny x/?", "mcp acme deny *"},
+		"list_issues":          {"", ""},
+		"get_issue":            {"", ""},
+		"undelete_issue":       {"", "mcp acme deny *"},
+		"a/list_b":             {"", "mcp acme deny *"},
+		"":                     {"", "mcp acme deny *"},
+		"delete\u200b_issue":   {"", "mcp acme deny *"}, // another name to every server
 	} {
 		first, _ := s.Deny(tool)
 		second, _ := readOnly.Deny(tool)

@@ -299,7 +299,7 @@ func TestHeldContentIsBounded(t *testing.T) {
 	w := newWorld(t, policy.Strict)
 	release := make(chan struct{})
 	started := make(chan struct{}, 100)
-	host := w.server("api.test", http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
+	host := w.server("api.test", http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) {
 		_, _ = io.Copy(io.Discard, req.Body)
 		started <- struct{}{}
 		<-release
@@ -366,7 +366,7 @@ func TestClientsOfMCPSeeWhatIsDenied(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer c.Close()
+			t.Cleanup(func() { _ = c.Close() })
 			if err := c.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}

@@ -14,6 +14,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -47,6 +48,9 @@ type Step struct {
 	// Shell is a command that the model has run first, by the tool that the
 	// program offers for this; none if it is empty.
 	Shell string
+	// Tool is what the name of a tool of an MCP server ends in, which the model calls
+	// first, without arguments; none if it is empty.
+	Tool string
 	// Answer is said in the end.
 	Answer string
 	// Status refuses the request with this HTTP status instead.
@@ -74,6 +78,7 @@ type Request struct {
 
 // Service is a model service on loopback.
 type Service struct {
+	sites     map[string]http.Handler
 	script    []Step
 	authority *authority
 	listener  net.Listener
@@ -88,8 +93,12 @@ type Service struct {
 }
 
 // Start returns a service that follows a script. Close ends it.
-func Start(script []Step) (*Service, error) {
-	authority, err := newAuthority(append(slices.Clone(Hosts), "localhost"))
+func Start(script []Step) (*Service, error) { return StartWith(script, nil) }
+
+// StartWith is Start with further servers, by the names of their hosts, which are
+// reached in the same way.
+func StartWith(script []Step, sites map[string]http.Handler) (*Service, error) {
+	authority, err := newAuthority(append(slices.Collect(maps.Keys(sites)), append(slices.Clone(Hosts), "localhost")...))
 	if err != nil {
 		return nil, fmt.Errorf("make the certificates of the model service: %w", err)
 	}
@@ -97,7 +106,7 @@ func Start(script []Step) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the model service: %w", err)
 	}
-	s := &Service{script: script, authority: authority, listener: listener, incoming: newTunnels(listener.Addr())}
+	s := &Service{script: script, sites: sites, authority: authority, listener: listener, incoming: newTunnels(listener.Addr())}
 	s.web = &http.Server{Handler: http.HandlerFunc(s.serveModel), ReadHeaderTimeout: time.Minute}
 	s.proxy = &http.Server{Handler: http.HandlerFunc(s.serveProxy), ReadHeaderTimeout: time.Minute}
 	config := &tls.Config{Certificates: []tls.Certificate{authority.leaf}, MinVersion: tls.VersionTLS12}
@@ -150,7 +159,7 @@ func (s *Service) refuse(what string) {
 // serveProxy joins a tunnel for a known host to the service.
 func (s *Service) serveProxy(w http.ResponseWriter, r *http.Request) {
 	host, port, err := net.SplitHostPort(r.Host)
-	if r.Method != http.MethodConnect || err != nil || port != "443" || !slices.Contains(Hosts, host) {
+	if r.Method != http.MethodConnect || err != nil || port != "443" || !slices.Contains(Hosts, host) && s.sites[host] == nil {
 		s.refuse(r.Host)
 		http.Error(w, "this host is not one of the model service", http.StatusForbidden)
 		return

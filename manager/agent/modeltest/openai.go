@@ -76,6 +76,10 @@ func openaiCall(id string, r reply) object {
 	call := object{"call_id": "call_" + id, "name": r.tool, "status": "completed"}
 	if r.tool == scriptTool {
 		call["type"], call["id"] = "custom_tool_call", "ctc_"+id
+		if r.called != "" {
+			call["input"] = fmt.Sprintf("const name = Object.keys(tools).find(name => name.endsWith(%q)); text(await tools[name]({}));", r.called)
+			return call
+		}
 		call["input"] = "text(await tools.exec_command(" + string(arguments) + "));"
 		return call
 	}

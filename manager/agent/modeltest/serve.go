@@ -33,6 +33,7 @@ type reply struct {
 	text    string
 	tool    string
 	command string
+	called  string // in a script: what the name of a tool ends in
 }
 
 // shellTools are the tools by which the agents run a command, with the argument
@@ -45,6 +46,10 @@ var shellTools = map[string]string{
 
 // serveModel answers a request for a model.
 func (s *Service) serveModel(w http.ResponseWriter, r *http.Request) {
+	if site := s.sites[r.Host]; site != nil {
+		site.ServeHTTP(w, r)
+		return
+	}
 	if r.Header.Get("Upgrade") != "" && r.Host == openaiHost {
 		// Codex tries a WebSocket first, and takes this for a reason not to try again.
 		http.Error(w, "this service has no WebSockets", http.StatusUpgradeRequired)
@@ -109,18 +114,26 @@ func (s *Service) choose(items []item) (step Step, at int) {
 
 // answer is what a step comes to: first its tool, and its words when that is done.
 func (c conversation) answer(step Step, at int) reply {
-	i := slices.IndexFunc(c.tools, func(name string) bool { return shellTools[name] != "" })
-	if step.Shell == "" || len(c.results(at)) > 0 {
+	i := slices.IndexFunc(c.tools, func(name string) bool {
+		return step.Tool == "" && shellTools[name] != "" || step.Tool != "" && strings.HasSuffix(name, step.Tool)
+	})
+	if step.Shell == "" && step.Tool == "" || len(c.results(at)) > 0 {
 		return reply{text: step.Answer}
 	}
+	if i < 0 && step.Tool != "" && slices.Contains(c.tools, scriptTool) {
+		return reply{tool: scriptTool, called: step.Tool}
+	}
 	if i < 0 {
-		return reply{text: "The program offers no tool for commands."}
+		return reply{text: "The program offers no such tool."}
 	}
 	return reply{tool: c.tools[i], command: step.Shell}
 }
 
 // arguments are those of the tool that a reply calls.
 func (r reply) arguments() map[string]any {
+	if r.command == "" {
+		return map[string]any{}
+	}
 	args := map[string]any{shellTools[r.tool]: r.command}
 	if r.tool == "Bash" {
 		args["description"] = "Run a command"
