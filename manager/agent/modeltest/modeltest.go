@@ -47,10 +47,24 @@ type Step struct {
 	// Shell is a command that the model has run first, by the tool that the
 	// program offers for this; none if it is empty.
 	Shell string
+	// Calls are the tools of MCP servers that it calls one after the other, instead.
+	Calls []Call
 	// Answer is said in the end.
 	Answer string
 	// Status refuses the request with this HTTP status instead.
 	Status int
+}
+
+// Call is a use of a tool, by the name that the program has for it.
+type Call struct {
+	Tool  string
+	Input map[string]any
+}
+
+// Site is a further host that a Service answers for.
+type Site struct {
+	Host    string
+	Handler http.Handler
 }
 
 // The usage that each answer tells, in tokens. Input includes what was cached.
@@ -75,6 +89,7 @@ type Request struct {
 // Service is a model service on loopback.
 type Service struct {
 	script    []Step
+	sites     []Site
 	authority *authority
 	listener  net.Listener
 	proxy     *http.Server
@@ -87,9 +102,13 @@ type Service struct {
 	refused  []string  // guarded by mu
 }
 
-// Start returns a service that follows a script. Close ends it.
-func Start(script []Step) (*Service, error) {
-	authority, err := newAuthority(append(slices.Clone(Hosts), "localhost"))
+// Start returns a service that follows a script, and answers for sites. Close ends it.
+func Start(script []Step, sites ...Site) (*Service, error) {
+	names := append(slices.Clone(Hosts), "localhost")
+	for _, site := range sites {
+		names = append(names, site.Host)
+	}
+	authority, err := newAuthority(names)
 	if err != nil {
 		return nil, fmt.Errorf("make the certificates of the model service: %w", err)
 	}
@@ -97,7 +116,7 @@ func Start(script []Step) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the model service: %w", err)
 	}
-	s := &Service{script: script, authority: authority, listener: listener, incoming: newTunnels(listener.Addr())}
+	s := &Service{script: script, sites: sites, authority: authority, listener: listener, incoming: newTunnels(listener.Addr())}
 	s.web = &http.Server{Handler: http.HandlerFunc(s.serveModel), ReadHeaderTimeout: time.Minute}
 	s.proxy = &http.Server{Handler: http.HandlerFunc(s.serveProxy), ReadHeaderTimeout: time.Minute}
 	config := &tls.Config{Certificates: []tls.Certificate{authority.leaf}, MinVersion: tls.VersionTLS12}
@@ -150,7 +169,7 @@ func (s *Service) refuse(what string) {
 // serveProxy joins a tunnel for a known host to the service.
 func (s *Service) serveProxy(w http.ResponseWriter, r *http.Request) {
 	host, port, err := net.SplitHostPort(r.Host)
-	if r.Method != http.MethodConnect || err != nil || port != "443" || !slices.Contains(Hosts, host) {
+	if r.Method != http.MethodConnect || err != nil || port != "443" || !slices.Contains(Hosts, host) && s.site(host) == nil {
 		s.refuse(r.Host)
 		http.Error(w, "this host is not one of the model service", http.StatusForbidden)
 		return
@@ -165,6 +184,16 @@ func (s *Service) serveProxy(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.incoming.add(conn)
+}
+
+// site returns what answers for a further host; nil where there is none.
+func (s *Service) site(host string) http.Handler {
+	for _, site := range s.sites {
+		if site.Host == host {
+			return site.Handler
+		}
+	}
+	return nil
 }
 
 // tunnels is a listener of the connections that the proxy has let in.

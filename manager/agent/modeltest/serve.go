@@ -32,7 +32,8 @@ type item struct {
 type reply struct {
 	text    string
 	tool    string
-	command string
+	command string         // of a tool for commands
+	input   map[string]any // of another one
 }
 
 // shellTools are the tools by which the agents run a command, with the argument
@@ -48,6 +49,10 @@ func (s *Service) serveModel(w http.ResponseWriter, r *http.Request) {
 	if r.Header.Get("Upgrade") != "" && r.Host == openaiHost {
 		// Codex tries a WebSocket first, and takes this for a reason not to try again.
 		http.Error(w, "this service has no WebSockets", http.StatusUpgradeRequired)
+		return
+	}
+	if site := s.site(r.Host); site != nil {
+		site.ServeHTTP(w, r)
 		return
 	}
 	read, write, isKnown := protocol(r)
@@ -107,8 +112,11 @@ func (s *Service) choose(items []item) (step Step, at int) {
 	return Step{Answer: "The script has no answer to this."}, len(items)
 }
 
-// answer is what a step comes to: first its tool, and its words when that is done.
+// answer is what a step comes to: first its tools, and its words when they are done.
 func (c conversation) answer(step Step, at int) reply {
+	if done := len(c.results(at)); done < len(step.Calls) {
+		return reply{tool: step.Calls[done].Tool, input: step.Calls[done].Input}
+	}
 	i := slices.IndexFunc(c.tools, func(name string) bool { return shellTools[name] != "" })
 	if step.Shell == "" || len(c.results(at)) > 0 {
 		return reply{text: step.Answer}
@@ -121,6 +129,9 @@ func (c conversation) answer(step Step, at int) reply {
 
 // arguments are those of the tool that a reply calls.
 func (r reply) arguments() map[string]any {
+	if r.input != nil {
+		return r.input
+	}
 	args := map[string]any{shellTools[r.tool]: r.command}
 	if r.tool == "Bash" {
 		args["description"] = "Run a command"
