@@ -139,25 +139,15 @@ func (m *Manager) grantsFor(ctx context.Context, a agent.Agent, grants []string)
 // stageAgent puts what the agent expects in its home where the guest takes it from,
 // and mounts the sessions of the workspace.
 func (m *Manager) stageAgent(_ context.Context, c *creation) error {
-	if c.opts.Agent == "" {
-		return nil
+	if err := m.keepSetups(c); err != nil || c.opts.Agent == "" {
+		return err
 	}
 	a, err := agent.Lookup(c.opts.Agent)
 	if err != nil {
 		return err
 	}
 	dir := filepath.Join(m.store.RunStore(c.row.ID).GateDir(), runtime.GateAgentHome)
-	setup := agent.Setup{Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: c.opts.sections[a.Name].provider, Context: m.contextOf(c)}
-	for name := range c.opts.Secrets {
-		setup.Env = append(setup.Env, name+"=") // the guest has the value
-	}
-	for _, s := range c.opts.MCPServers {
-		setup.Servers = append(setup.Servers, agent.Server{Name: s.Name, URL: s.URL})
-	}
-	for name, s := range c.opts.sections[a.Name].servers {
-		setup.Servers = append(setup.Servers, agent.Server{Name: name, Command: append([]string{s.Command}, s.Args...), Dir: s.Cwd, Env: s.Env})
-	}
-	files, err := a.Stage(setup)
+	files, err := a.Stage(m.setupOf(c, a))
 	if errors.Is(err, agent.ErrSetup) {
 		return failf(CodeInvalidArgument, "correct it in moat.yaml", "%v", err)
 	}
@@ -190,6 +180,22 @@ func (m *Manager) stageAgent(_ context.Context, c *creation) error {
 	}
 	c.spec.Mounts = append(c.spec.Mounts, runtime.MountConfig{Source: sessions, Target: sessionsPath})
 	return os.Symlink(sessionsPath, link)
+}
+
+// setupOf is what the files of an agent in a run are made from.
+func (m *Manager) setupOf(c *creation, a agent.Agent) agent.Setup {
+	section := c.opts.sections[a.Name]
+	setup := agent.Setup{Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: section.provider, Context: m.contextOf(c)}
+	for name := range c.opts.Secrets {
+		setup.Env = append(setup.Env, name+"=") // the guest has the value
+	}
+	for _, s := range c.opts.MCPServers {
+		setup.Servers = append(setup.Servers, agent.Server{Name: s.Name, URL: s.URL})
+	}
+	for name, s := range section.servers {
+		setup.Servers = append(setup.Servers, agent.Server{Name: name, Command: append([]string{s.Command}, s.Args...), Dir: s.Cwd, Env: s.Env})
+	}
+	return setup
 }
 
 // sessionsDir returns the directory of an agent's sessions in a workspace, which all

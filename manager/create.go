@@ -26,6 +26,7 @@ type creation struct {
 	driver   runtime.Runtime
 	releases releaseStack
 	gate     *gateState      // nil without a gate
+	grantEnv []string        // the variables of its grants
 	existing *storage.RunRow // found under the idempotency key: nothing is created
 }
 
@@ -242,7 +243,7 @@ func insertError(err error, name string) error {
 
 func (m *Manager) makeDirectory(_ context.Context, c *creation) error {
 	store := m.store.RunStore(c.row.ID)
-	c.releases.push("the run's directory", func(context.Context) error { return m.removeDirectory(c.driver, c.row.ID) })
+	c.releases.push("the run's directory", func(ctx context.Context) error { return m.removeDirectory(ctx, c.driver, c.row.ID) })
 	if err := store.Create(m.opts.LogLimitBytes); err != nil {
 		return err
 	}

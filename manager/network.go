@@ -246,6 +246,7 @@ func (m *Manager) registerGate(ctx context.Context, c *creation) error {
 			return err
 		}
 	}
+	c.grantEnv = env
 	c.spec.Env = slices.Concat(gateEnv(serviceNames(c.spec.Services)), env, c.spec.Env)
 	return nil
 }

@@ -171,7 +171,7 @@ func (m *Manager) sweepDirectories(ctx context.Context, driver runtime.Runtime) 
 	var errs []error
 	for id := range slices.Values(ids) {
 		if _, err := m.anyRow(ctx, id); errors.Is(err, ErrRunNotFound) {
-			errs = append(errs, m.removeDirectory(driver, id))
+			errs = append(errs, m.removeDirectory(ctx, driver, id))
 		}
 	}
 	return errors.Join(errs...)

@@ -226,7 +226,7 @@ func (m *Manager) erase(ctx context.Context, row storage.RunRow) error {
 	}{
 		{"remove the sandbox", func() error { return m.removeObjects(ctx, driver, row) }},
 		{"close the gate", func() error { m.unregister(ctx, row.ID); return nil }},
-		{"remove the directory", func() error { return m.removeDirectory(driver, row.ID) }},
+		{"remove the directory", func() error { return m.removeDirectory(ctx, driver, row.ID) }},
 		{"remove the row", func() error { return m.store.DeleteRun(ctx, row.ID) }},
 	} {
 		err := m.step("destroy: " + step.name)
@@ -266,8 +266,9 @@ func (m *Manager) removeObjects(ctx context.Context, driver runtime.Runtime, row
 
 // removeDirectory removes a run's directory, after the driver has taken away
 // what it may have mounted there.
-func (m *Manager) removeDirectory(driver runtime.Runtime, id string) error {
+func (m *Manager) removeDirectory(ctx context.Context, driver runtime.Runtime, id string) error {
 	store := m.store.RunStore(id)
+	awaitJoined(ctx, store)
 	if releaser, ok := driver.(runtime.DirReleaser); ok {
 		if err := releaser.ReleaseDir(store.Dir()); err != nil {
 			return err

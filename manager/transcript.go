@@ -12,7 +12,6 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/internal/logring"
 	"github.com/drawbridge-mcp/drawbridge/manager/agent"
-	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 )
 
 // reports keeps what agents have said so far, by run. It is safe for concurrent use.
@@ -72,7 +71,7 @@ func (m *Manager) report(id, name string, isOver bool) *agent.Report {
 	state := m.reports.of(id, a)
 	state.mu.Lock()
 	defer state.mu.Unlock()
-	if _, err := state.read(m.store.RunStore(id), nil); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if _, err := state.read(m.store.RunStore(id).OpenLogs, nil); err != nil && !errors.Is(err, os.ErrNotExist) {
 		m.log.Warn("reading an agent's output failed", zap.String("run", id), zap.Error(err))
 	}
 	if isOver {
@@ -84,8 +83,8 @@ func (m *Manager) report(id, name string, isOver bool) *agent.Report {
 }
 
 // read reads on to the end of the output, and hands out entries after each piece.
-func (s *reading) read(store *storage.RunStore, take func([]agent.Entry)) (lost int64, err error) {
-	reader, err := store.OpenLogs()
+func (s *reading) read(open func() (*logring.Reader, error), take func([]agent.Entry)) (lost int64, err error) {
+	reader, err := open()
 	if err != nil {
 		return 0, err
 	}
@@ -114,6 +113,7 @@ func (s *reading) read(store *storage.RunStore, take func([]agent.Entry)) (lost 
 type TranscriptQuery struct {
 	Cursor string
 	Limit  int // entries; zero is 50, at most 500
+	Joined int // number of an agent that has joined the run; zero is the run's own
 }
 
 // TranscriptEntry is a part of what an agent and its model said and did.
@@ -129,8 +129,8 @@ type TranscriptPage struct {
 
 const maxTranscriptEntries = 500
 
-// Transcript returns a part of the transcript of a run of an agent, made from its
-// output. It proves nothing: it is what the program in the sandbox printed.
+// Transcript returns a part of the transcript of a run of an agent, or of an agent that
+// has joined a run, made from its output. It proves nothing: it is what the program in the sandbox printed.
 func (m *Manager) Transcript(ctx context.Context, runID string, query TranscriptQuery) (TranscriptPage, error) {
 	page, err := m.transcript(ctx, runID, query)
 	return page, wrapf(err, "read the transcript of %s", runID)
@@ -153,11 +153,11 @@ func (m *Manager) transcript(ctx context.Context, runID string, query Transcript
 	if err != nil {
 		return TranscriptPage{}, err
 	}
-	a, err := agent.Lookup(run.Agent)
+	said, err := saidBy(ctx, run, query.Joined)
 	if err != nil {
-		return TranscriptPage{}, failf(CodeInvalidArgument, "read its logs", "it is no run of an agent")
+		return TranscriptPage{}, err
 	}
-	s := &reading{reader: a.NewReader()}
+	s := &reading{reader: said.agent.NewReader()}
 	page, count := TranscriptPage{}, 0 // entries so far
 	take := func(entries []agent.Entry) {
 		for _, e := range entries {
@@ -174,11 +174,11 @@ func (m *Manager) transcript(ctx context.Context, runID string, query Transcript
 			count++
 		}
 	}
-	lost, err := s.read(run.Store, take)
+	lost, err := s.read(said.open, take)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return TranscriptPage{}, err
 	}
-	if run.State.Terminal() {
+	if said.isOver {
 		s.reader.End() // its last line may have no end
 		take(s.reader.Take())
 	}
@@ -188,6 +188,33 @@ func (m *Manager) transcript(ctx context.Context, runID string, query Transcript
 	}
 	page.NextCursor, page.LostBytes = fmt.Sprintf("e%d", next), lost
 	return page, nil
+}
+
+// saying is the output of an agent.
+type saying struct {
+	agent  agent.Agent
+	open   func() (*logring.Reader, error)
+	isOver bool
+}
+
+// saidBy returns the output of a run's own agent, or of one that has joined it.
+func saidBy(ctx context.Context, run *Run, number int) (saying, error) {
+	if number == 0 {
+		a, err := agent.Lookup(run.Agent)
+		if err != nil {
+			return saying{}, failf(CodeInvalidArgument, "read its logs", "it is no run of an agent")
+		}
+		return saying{agent: a, open: run.Store.OpenLogs, isOver: run.State.Terminal()}, nil
+	}
+	joined, err := readJoined(ctx, run.Store, number)
+	if err != nil {
+		return saying{}, err
+	}
+	a, err := agent.Lookup(joined.Agent)
+	if err != nil {
+		return saying{}, err
+	}
+	return saying{agent: a, open: openJoined(run.Store, number), isOver: joined.State != JoinedRunning}, nil
 }
 
 // lastReport returns the report of a run whose command has ended; nil where there is no

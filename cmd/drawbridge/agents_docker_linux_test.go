@@ -10,8 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
+	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
 
@@ -23,7 +25,6 @@ import (
 // the gate, in the workspace, and with a further prompt.
 func TestAgentWorksInAnImage(t *testing.T) {
 	t.Parallel()
-	modules := agentModules(t)
 	a := installedAgents["claude"]
 	service := startService(t,
 		modeltest.Step{Prompt: "make the file", Shell: "echo made by a sibling > made.txt; env", Answer: "The file is made."},
@@ -34,7 +35,7 @@ func TestAgentWorksInAnImage(t *testing.T) {
 	c.putProject()
 	server := c.agentServer(a)
 	id := c.worked(server, a, map[string]any{
-		"agent": "claude", "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096, "image": agentImage(t, modules),
+		"agent": "claude", "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096, "image": agentImage(t),
 	})
 	if got, err := os.ReadFile(filepath.Join(c.workspace, "asked")); err != nil || string(got) != "claude in /workspace/sub" {
 		t.Errorf("the MCP server of the project was asked by %q, %v", got, err)
@@ -46,22 +47,45 @@ func TestAgentWorksInAnImage(t *testing.T) {
 	c.goesOn(server, service, id)
 }
 
-// agentImage makes an image of Claude Code, Node.js, bash and busybox, all of this
-// machine, which is removed with the test.
-func agentImage(t *testing.T, modules string) string {
+// agentImage returns an image of Claude Code, Node.js, bash and busybox, all of this
+// machine, which the tests share.
+func agentImage(t *testing.T) string {
 	t.Helper()
+	modules, busybox := agentModules(t), runtimetest.Busybox(t)
+	claudeImage.once.Do(func() { claudeImage.ref, claudeImage.err = makeAgentImage(modules, busybox) })
+	if claudeImage.err != nil {
+		t.Fatal(claudeImage.err)
+	}
+	return claudeImage.ref
+}
+
+var claudeImage struct {
+	once sync.Once
+	ref  string
+	err  error
+}
+
+func makeAgentImage(modules, busybox string) (string, error) {
 	engine, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	ref := fmt.Sprintf("drawbridge-test:claude-%d", os.Getpid())
-	busybox := runtimetest.Busybox(t)
+	removeAtTheEnd(func() error {
+		defer engine.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+		defer cancel()
+		if _, err := engine.ImageRemove(ctx, ref, image.RemoveOptions{Force: true}); err != nil && !cerrdefs.IsNotFound(err) {
+			return fmt.Errorf("remove the image of an agent: %w", err)
+		}
+		return nil
+	})
 	reader, writer := io.Pipe()
 	go func() {
 		layer := &imageLayer{Writer: tar.NewWriter(writer), has: map[string]bool{}}
 		writer.CloseWithError(layer.fill(modules, busybox)) // the import ends with it
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
 	defer cancel()
 	progress, err := engine.ImageImport(ctx, image.ImportSource{Source: reader, SourceName: "-"}, ref, image.ImportOptions{
 		Changes: []string{"LABEL " + runtimetest.ImageLabel + "=agent", "ENV PATH=/usr/local/bin:/bin"},
@@ -72,17 +96,9 @@ func agentImage(t *testing.T, modules string) string {
 	}
 	_ = reader.Close()
 	if err != nil {
-		t.Fatalf("import the image of an agent: %v", err)
+		return "", fmt.Errorf("import the image of an agent: %w", err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-		defer cancel()
-		if _, err := engine.ImageRemove(ctx, ref, image.RemoveOptions{Force: true}); err != nil {
-			t.Error(err)
-		}
-		_ = engine.Close()
-	})
-	return ref
+	return ref, nil
 }
 
 // imageLayer is the one layer of an image that is made of files of this machine.

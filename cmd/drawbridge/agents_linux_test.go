@@ -52,9 +52,17 @@ func (c *cli) leadTo(service *modeltest.Service) {
 // them, and whose way out leads to a model service.
 func newAgentCLI(t *testing.T, service *modeltest.Service) (c *cli, tools, modules string) {
 	t.Helper()
-	modules = agentModules(t)
 	c = newNativeCLI(t)
 	c.leadTo(service)
+	tools, modules = installAgents(t)
+	return c, tools, modules
+}
+
+// installAgents makes a directory with the programs of the agents, which are in the
+// packages in modules. It goes away with the test.
+func installAgents(t *testing.T) (tools, modules string) {
+	t.Helper()
+	modules = agentModules(t)
 	root := filepath.Dir(modules)
 	// Beside them, because what is in /tmp is never a toolchain.
 	tools, err := os.MkdirTemp(filepath.Dir(root), "tools-")
@@ -83,25 +91,37 @@ func newAgentCLI(t *testing.T, service *modeltest.Service) (c *cli, tools, modul
 	if err := os.Chmod(tools, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return c, tools, modules
+	return tools, modules
 }
 
 // agentServer is a server of the program, with the grant of one agent allowed.
 func (c *cli) agentServer(a installedAgent, serve ...string) *agent {
 	c.t.Helper()
-	if got := c.runInput(a.key+"\n", "grant", a.grant, "--from", "stdin", "--no-verify"); got.code != 0 {
-		c.t.Fatalf("grant: %+v", got)
-	}
+	c.grant(a.grant, a.key)
 	if got := c.run("grant", "allow", a.grant); got.code != 0 {
 		c.t.Fatalf("grant allow: %+v", got)
 	}
 	return c.stdioAgent(serve...)
 }
 
+// grant stores a grant.
+func (c *cli) grant(name, secret string, flags ...string) {
+	c.t.Helper()
+	if got := c.runInput(secret+"\n", append([]string{"grant", name, "--from", "stdin", "--no-verify"}, flags...)...); got.code != 0 {
+		c.t.Fatalf("grant: %+v", got)
+	}
+}
+
 // startService starts a model service that is closed with the test.
 func startService(t *testing.T, script ...modeltest.Step) *modeltest.Service {
 	t.Helper()
-	service, err := modeltest.Start(script)
+	return startServiceWith(t, nil, script...)
+}
+
+// startServiceWith starts one that answers for further hosts as well.
+func startServiceWith(t *testing.T, sites []modeltest.Site, script ...modeltest.Step) *modeltest.Service {
+	t.Helper()
+	service, err := modeltest.Start(script, sites...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,12 +12,21 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // example is a directory of examples, and what it does.
 type example struct {
 	// env are variables of the person who runs it.
 	env []string
+	// prepare makes this machine what the example takes it for, and returns flags of
+	// its run; nil where that is nothing.
+	prepare func(t *testing.T, c *cli, kind runtime.Type) (flags []string)
+	// needs is the runtime that it works with, and others is the reason that the
+	// others give; empty where it works with all.
+	needs  runtime.Type
+	others string
 	// prints is in what its command prints.
 	prints []string
 	// served is what stands for the hosts of the Internet that it names.
@@ -29,8 +38,17 @@ type example struct {
 	after func(t *testing.T, c *cli, id string)
 }
 
+// examples are the directories; one that is run in several ways has further names, such
+// as "agents codex".
 var examples = map[string]example{
-	"environment": {prints: []string{"good morning, everybody\n"}},
+	"agents":        agentExample("claude"),
+	"agents codex":  agentExample("codex"),
+	"agents gemini": agentExample("gemini"),
+	"agents pi":     agentExample("pi"),
+	"mcp":           mcpExample(),
+	"services":      servicesExample,
+	"worktrees":     worktreesExample,
+	"environment":   {prints: []string{"good morning, everybody\n"}},
 	"hooks": {prints: []string{"prepared: starts.txt\n"}, after: func(t *testing.T, c *cli, _ string) {
 		starts, err := os.ReadFile(filepath.Join(c.workspace, "build", "starts.txt"))
 		if err != nil || strings.Count(string(starts), "\n") != 1 {
@@ -92,33 +110,46 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, e := range examples {
-		if !strings.Contains(string(readme), "| ["+name+"]("+name+"/moat.yaml) |") {
-			t.Errorf("the README of the examples lacks %s", name)
+		dir, variant, _ := strings.Cut(name, " ")
+		if !strings.Contains(string(readme), "| ["+dir+"]("+dir+"/moat.yaml) |") {
+			t.Errorf("the README of the examples lacks %s", dir)
 		}
 		t.Run(name+"/native", func(t *testing.T) {
 			t.Parallel()
-			e.run(t, newNativeCLI(t), name)
+			e.run(t, newNativeCLI(t), dir, runtime.TypeNative)
 		})
+		if variant != "" {
+			continue // to the runtime it is the same
+		}
 		t.Run(name+"/docker", func(t *testing.T) {
 			t.Parallel()
 			c := newEngineCLI(t)
-			e.run(t, c, name, "--runtime", "docker", "--image", c.image)
+			e.run(t, c, dir, runtime.TypeDocker, "--image", c.image)
 		})
 	}
 }
 
 // run runs an example as its README says.
-func (e example) run(t *testing.T, c *cli, name string, flags ...string) {
+func (e example) run(t *testing.T, c *cli, name string, kind runtime.Type, flags ...string) {
 	t.Helper()
 	if err := os.CopyFS(c.workspace, os.DirFS(filepath.Join("../../examples", name))); err != nil {
 		t.Fatal(err)
 	}
 	c.env = append(c.env, e.env...)
 	e.serve(t, c)
+	if e.prepare != nil {
+		flags = append(flags, e.prepare(t, c, kind)...)
+	}
 	if got := c.run("config", "check", c.workspace); got.code != 0 {
 		t.Fatalf("config check: %+v", got)
 	}
-	started := c.run(append([]string{"run", "--detach", "-w", c.workspace}, flags...)...)
+	started := c.run(append([]string{"run", "--runtime", string(kind), "--detach", "-w", c.workspace}, flags...)...)
+	if e.needs != "" && e.needs != kind {
+		if started.code == 0 || !strings.Contains(started.err, e.others) {
+			t.Errorf("with another runtime: %+v", started)
+		}
+		return
+	}
 	if started.code != 0 {
 		t.Fatalf("run: %+v", started)
 	}
@@ -152,16 +183,23 @@ func (e example) serve(t *testing.T, c *cli) {
 	for host, handler := range e.served {
 		s := httptest.NewServer(handler)
 		t.Cleanup(s.Close)
-		here := fmt.Sprintf("host.drawbridge.internal:%d", s.Listener.Addr().(*net.TCPAddr).Port)
-		err := filepath.WalkDir(c.workspace, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() {
-				return err
-			}
-			text, err := os.ReadFile(path)
-			return errors.Join(err, os.WriteFile(path, []byte(strings.ReplaceAll(string(text), host, here)), 0o644))
-		})
-		if err != nil {
-			t.Fatal(err)
+		c.replace(host, fmt.Sprintf("host.drawbridge.internal:%d", s.Listener.Addr().(*net.TCPAddr).Port))
+	}
+}
+
+// replace replaces a text in the files of the workspace, which have it.
+func (c *cli) replace(old, text string) {
+	c.t.Helper()
+	replaced := 0
+	err := filepath.WalkDir(c.workspace, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
 		}
+		before, err := os.ReadFile(path)
+		replaced += strings.Count(string(before), old)
+		return errors.Join(err, os.WriteFile(path, []byte(strings.ReplaceAll(string(before), old, text)), 0o644))
+	})
+	if err != nil || replaced == 0 {
+		c.t.Fatalf("%q is at %d places of the workspace, %v", old, replaced, err)
 	}
 }

@@ -79,25 +79,11 @@ command prints is not part of the run's log.`,
 }
 
 func (a *app) exec(ctx context.Context, m *manager.Manager, r *manager.Run, spec runtime.ExecSpec, input bool) error {
-	spec.Stdout, spec.Stderr = a.out, a.err
-	if input {
-		in, err := terminal.NewInput(a.in)
-		if err != nil {
-			return err
-		}
-		defer in.Close()
-		spec.Stdin = endOnClose{in}
+	release, err := a.connect(&spec, input)
+	if err != nil {
+		return err
 	}
-	if spec.TTY {
-		restore, resizes, err := a.borrowTerminal(&spec.Rows, &spec.Cols)
-		if err != nil {
-			return err
-		}
-		defer restore()
-		sizes, stop := forwardSizes(resizes)
-		defer stop()
-		spec.Resize = sizes
-	}
+	defer release()
 	result, err := m.ExecAttached(ctx, r.ID, spec)
 	switch {
 	case ctx.Err() != nil:
@@ -111,6 +97,33 @@ func (a *app) exec(ctx context.Context, m *manager.Manager, r *manager.Run, spec
 		return exitCode(result.Code)
 	}
 	return nil
+}
+
+// connect has a further command use our output, and our input and our terminal where it
+// wants them, until they are released.
+func (a *app) connect(spec *runtime.ExecSpec, input bool) (release func(), err error) {
+	spec.Stdout, spec.Stderr = a.out, a.err
+	release = func() {}
+	if input {
+		in, err := terminal.NewInput(a.in)
+		if err != nil {
+			return nil, err
+		}
+		release = func() { _ = in.Close() }
+		spec.Stdin = endOnClose{in}
+	}
+	if !spec.TTY {
+		return release, nil
+	}
+	restore, resizes, err := a.borrowTerminal(&spec.Rows, &spec.Cols)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	sizes, stop := forwardSizes(resizes)
+	spec.Resize = sizes
+	closeInput := release
+	return func() { stop(); restore(); closeInput() }, nil
 }
 
 // endOnClose reports the end of input where reading was given up.

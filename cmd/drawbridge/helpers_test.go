@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	goruntime "runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -38,8 +39,27 @@ var installed struct {
 	err  error
 }
 
+// shared is what several tests use, and what removes it when all have ended.
+var shared struct {
+	mu       sync.Mutex
+	removals []func() error // guarded by mu while tests run
+}
+
+// removeAtTheEnd has what tests share removed when all have ended.
+func removeAtTheEnd(remove func() error) {
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	shared.removals = append(shared.removals, remove)
+}
+
 func TestMain(m *testing.M) {
 	code := m.Run()
+	for _, remove := range slices.Backward(shared.removals) {
+		if err := remove(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = max(code, 1)
+		}
+	}
 	if installed.dir != "" {
 		os.RemoveAll(installed.dir)
 	}

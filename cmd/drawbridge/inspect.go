@@ -47,14 +47,19 @@ func (a *app) inspectCommand() *cobra.Command {
 				return err
 			}
 			usage, note := usageOf(ctx, m, r)
+			joined, err := m.Joined(ctx, r.ID)
+			if err != nil {
+				return err
+			}
 			if output == formatJSON {
 				return a.printJSON(struct {
-					Run       runView    `json:"run"`
-					Usage     *usageView `json:"usage,omitempty"`
-					UsageNote string     `json:"usage_note,omitempty"`
-				}{viewOf(r), usage, note})
+					Run       runView          `json:"run"`
+					Usage     *usageView       `json:"usage,omitempty"`
+					UsageNote string           `json:"usage_note,omitempty"`
+					Joined    []manager.Joined `json:"joined,omitempty"`
+				}{viewOf(r), usage, note, joined})
 			}
-			return a.printInspection(r, usage, note)
+			return a.printInspection(r, joined, usage, note)
 		},
 	}
 	outputFlag(cmd, &output)
@@ -85,7 +90,7 @@ func (f *facts) add(name, value string) {
 	}
 }
 
-func (a *app) printInspection(r *manager.Run, usage *usageView, note string) error {
+func (a *app) printInspection(r *manager.Run, joined []manager.Joined, usage *usageView, note string) error {
 	now := time.Now()
 	f := facts{table{header: []string{"RUN", r.ID}}}
 	f.add("name", r.Name)
@@ -98,6 +103,9 @@ func (a *app) printInspection(r *manager.Run, usage *usageView, note string) err
 	f.add("end reason", string(r.EndReason))
 	f.add("error", r.Error)
 	addReport(&f, r)
+	for _, j := range joined {
+		f.add("joined", joinedText(j))
+	}
 	f.add("command", quoteCommand(r.Command))
 	f.add("workspace", r.Workspace)
 	f.add("seen empty", strings.Join(r.Exclude, ", "))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -32,14 +31,10 @@ func TestAgentsMayNotCallDeniedTools(t *testing.T) {
 			tool("delete_page", &deleted)
 			tool("list_pages", &listed)
 			site := mcpserver.NewStreamableHTTPServer(server, mcpserver.WithDisableLocalhostProtection(true))
-			service, err := modeltest.StartWith([]modeltest.Step{
-				{Prompt: "delete the page", Tool: "delete_page", Answer: "That was it."},
-				{Prompt: "list the pages", Tool: "list_pages", Answer: "That was it."},
-			}, map[string]http.Handler{"docs.example.com": site})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(service.Close)
+			service := startServiceWith(t, []modeltest.Site{{Host: "docs.example.com", Handler: site}},
+				modeltest.Step{Prompt: "delete the page", Calls: []modeltest.Call{{Tool: "delete_page"}}, Answer: "That was it."},
+				modeltest.Step{Prompt: "list the pages", Calls: []modeltest.Call{{Tool: "list_pages"}}, Answer: "That was it."},
+			)
 			c, tools, modules := newAgentCLI(t, service)
 			a := installedAgents[name]
 			agent := c.agentServer(a, "--image", "", "--native-path", tools, "--native-path", modules)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -22,19 +23,23 @@ const transcriptPage = 500
 func (a *app) transcriptCommand() *cobra.Command {
 	var output format
 	var follow bool
-	last := 0
+	last, joined := 0, 0
 	cmd := &cobra.Command{
 		Use:   "transcript RUN",
 		Short: "Show what an agent said and did",
 		Long: `Show what the agent of a run said and did: prompts, answers, and its use of tools.
 It is made from the agent's own output, and proves nothing.`,
 		Example: `  drawbridge transcript my-run
-  drawbridge transcript -f my-run`,
+  drawbridge transcript -f my-run
+  drawbridge transcript --joined 1 my-run`,
 		Args:              runArgs(1),
 		ValidArgsFunction: a.completeRun,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if last < 1 || last > transcriptPage {
 				return usagef(fmt.Sprintf("choose from 1 to %d", transcriptPage), "-n %d is out of range", last)
+			}
+			if joined < 0 {
+				return usagef("`drawbridge inspect` shows who has joined", "--joined %d is not the number of an agent", joined)
 			}
 			m, err := a.open()
 			if err != nil {
@@ -47,22 +52,21 @@ It is made from the agent's own output, and proves nothing.`,
 			if err != nil {
 				return err
 			}
-			return a.transcript(ctx, m, r, last, follow, output)
+			return a.transcript(ctx, m, r, manager.TranscriptQuery{Limit: last, Joined: joined}, follow, output)
 		},
 	}
 	flags := cmd.Flags()
 	flags.BoolVarP(&follow, "follow", "f", false, "go on until the run has ended")
+	flags.IntVar(&joined, "joined", 0, "number of an agent that has joined the run, as \"drawbridge inspect\" shows it (default the run's own agent)")
 	flags.IntVarP(&last, "tail", "n", 100, "begin with the last so many entries")
 	outputFlag(cmd, &output)
 	return cmd
 }
 
-func (a *app) transcript(ctx context.Context, m *manager.Manager, r *manager.Run, last int, follow bool, output format) error {
-	query := manager.TranscriptQuery{Limit: last}
+func (a *app) transcript(ctx context.Context, m *manager.Manager, r *manager.Run, query manager.TranscriptQuery, follow bool, output format) error {
 	for {
 		// The state is looked at first: what a final run printed is all there.
-		fresh, err := m.Get(r.ID)
-		ended := err != nil || fresh.GetState().Terminal()
+		ended := isSilent(ctx, m, r.ID, query.Joined)
 		page, err := m.Transcript(ctx, r.ID, query)
 		if err != nil {
 			return err
@@ -85,6 +89,17 @@ func (a *app) transcript(ctx context.Context, m *manager.Manager, r *manager.Run
 		case <-time.After(traceLook):
 		}
 	}
+}
+
+// isSilent tells whether an agent says nothing any more: the run's own, or one that has
+// joined it.
+func isSilent(ctx context.Context, m *manager.Manager, id string, number int) bool {
+	fresh, err := m.Get(id)
+	if err != nil || number == 0 {
+		return err != nil || fresh.GetState().Terminal()
+	}
+	joined, err := m.Joined(ctx, id)
+	return err != nil || !slices.ContainsFunc(joined, func(j manager.Joined) bool { return j.Number == number && j.State == manager.JoinedRunning })
 }
 
 // printEntry prints one entry: for people its head, and its text below.

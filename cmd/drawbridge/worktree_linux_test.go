@@ -28,13 +28,19 @@ func gitIn(t testing.TB, dir string, args ...string) string {
 // newRepository makes the workspace a repository with one commit.
 func (c *cli) newRepository() {
 	c.t.Helper()
+	if err := os.WriteFile(filepath.Join(c.workspace, "file"), []byte("first\n"), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	c.makeRepository()
+}
+
+// makeRepository makes the workspace a repository of what is in it.
+func (c *cli) makeRepository() {
+	c.t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
 		runtimetest.Missing(c.t, "this machine has no git: %v", err)
 	}
 	gitIn(c.t, c.workspace, "init", "--quiet", "--initial-branch=main", ".")
-	if err := os.WriteFile(filepath.Join(c.workspace, "file"), []byte("first\n"), 0o600); err != nil {
-		c.t.Fatal(err)
-	}
 	gitIn(c.t, c.workspace, "add", ".")
 	gitIn(c.t, c.workspace, "commit", "--quiet", "--message", "first")
 }

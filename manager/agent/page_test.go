@@ -24,6 +24,9 @@ the settings are put into the home of the sandbox's user; the workspace is not t
 workspace, leave out first steps, updates and telemetry, and connect the MCP servers of the run. They hold no
 credential, and no login: that is what grants put there.
 
+An agent that joins a run (` + "`drawbridge join`" + `) has the same files, below ` + "`/tmp/joined/NUMBER`" + ` in place of ` + "`~`" + `, and the
+grants of the run, among which one of its own has to be.
+
 What else the agents differ in:
 
 - Claude Code and Codex tell the usage of a whole session when it is continued, Gemini CLI and pi that of one

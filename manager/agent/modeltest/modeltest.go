@@ -14,7 +14,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -48,13 +47,26 @@ type Step struct {
 	// Shell is a command that the model has run first, by the tool that the
 	// program offers for this; none if it is empty.
 	Shell string
-	// Tool is what the name of a tool of an MCP server ends in, which the model calls
-	// first, without arguments; none if it is empty.
-	Tool string
+	// Calls are the tools of MCP servers that it calls one after the other, instead.
+	Calls []Call
 	// Answer is said in the end.
 	Answer string
 	// Status refuses the request with this HTTP status instead.
 	Status int
+}
+
+// Call is a use of a tool.
+type Call struct {
+	// Tool is what the name of the tool ends in: each program has its own names for
+	// the tools of a server.
+	Tool  string
+	Input map[string]any
+}
+
+// Site is a further host that a Service answers for.
+type Site struct {
+	Host    string
+	Handler http.Handler
 }
 
 // The usage that each answer tells, in tokens. Input includes what was cached.
@@ -78,8 +90,8 @@ type Request struct {
 
 // Service is a model service on loopback.
 type Service struct {
-	sites     map[string]http.Handler
 	script    []Step
+	sites     []Site
 	authority *authority
 	listener  net.Listener
 	proxy     *http.Server
@@ -92,13 +104,13 @@ type Service struct {
 	refused  []string  // guarded by mu
 }
 
-// Start returns a service that follows a script. Close ends it.
-func Start(script []Step) (*Service, error) { return StartWith(script, nil) }
-
-// StartWith is Start with further servers, by the names of their hosts, which are
-// reached in the same way.
-func StartWith(script []Step, sites map[string]http.Handler) (*Service, error) {
-	authority, err := newAuthority(append(slices.Collect(maps.Keys(sites)), append(slices.Clone(Hosts), "localhost")...))
+// Start returns a service that follows a script, and answers for sites. Close ends it.
+func Start(script []Step, sites ...Site) (*Service, error) {
+	names := append(slices.Clone(Hosts), "localhost")
+	for _, site := range sites {
+		names = append(names, site.Host)
+	}
+	authority, err := newAuthority(names)
 	if err != nil {
 		return nil, fmt.Errorf("make the certificates of the model service: %w", err)
 	}
@@ -159,7 +171,7 @@ func (s *Service) refuse(what string) {
 // serveProxy joins a tunnel for a known host to the service.
 func (s *Service) serveProxy(w http.ResponseWriter, r *http.Request) {
 	host, port, err := net.SplitHostPort(r.Host)
-	if r.Method != http.MethodConnect || err != nil || port != "443" || !slices.Contains(Hosts, host) && s.sites[host] == nil {
+	if r.Method != http.MethodConnect || err != nil || port != "443" || !slices.Contains(Hosts, host) && s.site(host) == nil {
 		s.refuse(r.Host)
 		http.Error(w, "this host is not one of the model service", http.StatusForbidden)
 		return
@@ -174,6 +186,16 @@ func (s *Service) serveProxy(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	s.incoming.add(conn)
+}
+
+// site returns what answers for a further host; nil where there is none.
+func (s *Service) site(host string) http.Handler {
+	for _, site := range s.sites {
+		if site.Host == host {
+			return site.Handler
+		}
+	}
+	return nil
 }
 
 // tunnels is a listener of the connections that the proxy has let in.

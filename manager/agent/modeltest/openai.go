@@ -77,7 +77,7 @@ func openaiCall(id string, r reply) object {
 	if r.tool == scriptTool {
 		call["type"], call["id"] = "custom_tool_call", "ctc_"+id
 		if r.called != "" {
-			call["input"] = fmt.Sprintf("const name = Object.keys(tools).find(name => name.endsWith(%q)); text(await tools[name]({}));", r.called)
+			call["input"] = fmt.Sprintf("const name = Object.keys(tools).find(name => name.endsWith(%q)); text(await tools[name](%s));", r.called, arguments)
 			return call
 		}
 		call["input"] = "text(await tools.exec_command(" + string(arguments) + "));"

@@ -32,8 +32,9 @@ type item struct {
 type reply struct {
 	text    string
 	tool    string
-	command string
-	called  string // in a script: what the name of a tool ends in
+	command string         // of a tool for commands
+	input   map[string]any // of another one
+	called  string         // in a script: what the name of a tool ends in
 }
 
 // shellTools are the tools by which the agents run a command, with the argument
@@ -46,13 +47,13 @@ var shellTools = map[string]string{
 
 // serveModel answers a request for a model.
 func (s *Service) serveModel(w http.ResponseWriter, r *http.Request) {
-	if site := s.sites[r.Host]; site != nil {
-		site.ServeHTTP(w, r)
-		return
-	}
 	if r.Header.Get("Upgrade") != "" && r.Host == openaiHost {
 		// Codex tries a WebSocket first, and takes this for a reason not to try again.
 		http.Error(w, "this service has no WebSockets", http.StatusUpgradeRequired)
+		return
+	}
+	if site := s.site(r.Host); site != nil {
+		site.ServeHTTP(w, r)
 		return
 	}
 	read, write, isKnown := protocol(r)
@@ -112,27 +113,40 @@ func (s *Service) choose(items []item) (step Step, at int) {
 	return Step{Answer: "The script has no answer to this."}, len(items)
 }
 
-// answer is what a step comes to: first its tool, and its words when that is done.
+// answer is what a step comes to: first its tools, and its words when they are done.
 func (c conversation) answer(step Step, at int) reply {
-	i := slices.IndexFunc(c.tools, func(name string) bool {
-		return step.Tool == "" && shellTools[name] != "" || step.Tool != "" && strings.HasSuffix(name, step.Tool)
-	})
-	if step.Shell == "" && step.Tool == "" || len(c.results(at)) > 0 {
+	if done := len(c.results(at)); done < len(step.Calls) {
+		return c.call(step.Calls[done])
+	}
+	i := slices.IndexFunc(c.tools, func(name string) bool { return shellTools[name] != "" })
+	if step.Shell == "" || len(c.results(at)) > 0 {
 		return reply{text: step.Answer}
 	}
-	if i < 0 && step.Tool != "" && slices.Contains(c.tools, scriptTool) {
-		return reply{tool: scriptTool, called: step.Tool}
-	}
 	if i < 0 {
-		return reply{text: "The program offers no such tool."}
+		return reply{text: "The program offers no tool for commands."}
 	}
 	return reply{tool: c.tools[i], command: step.Shell}
 }
 
+// call is the reply that calls a tool of an MCP server.
+func (c conversation) call(call Call) reply {
+	input := call.Input
+	if input == nil {
+		input = map[string]any{}
+	}
+	if i := slices.IndexFunc(c.tools, func(name string) bool { return strings.HasSuffix(name, call.Tool) }); i >= 0 {
+		return reply{tool: c.tools[i], input: input}
+	}
+	if slices.Contains(c.tools, scriptTool) {
+		return reply{tool: scriptTool, called: call.Tool, input: input}
+	}
+	return reply{text: "The program offers no such tool."}
+}
+
 // arguments are those of the tool that a reply calls.
 func (r reply) arguments() map[string]any {
-	if r.command == "" {
-		return map[string]any{}
+	if r.input != nil {
+		return r.input
 	}
 	args := map[string]any{shellTools[r.tool]: r.command}
 	if r.tool == "Bash" {

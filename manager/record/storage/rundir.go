@@ -41,6 +41,13 @@ func (r *RunStore) SecretsFile() string { return filepath.Join(r.Dir(), "secrets
 // StagingDir returns where files are prepared that the run gets.
 func (r *RunStore) StagingDir() string { return filepath.Join(r.Dir(), "staging") }
 
+// JoinedDir returns where the records of agents are that have joined the run, each in
+// the directory of its number.
+func (r *RunStore) JoinedDir() string { return filepath.Join(r.Dir(), "joined") }
+
+// SetupsFile returns where it is kept what the files of such agents are made from.
+func (r *RunStore) SetupsFile() string { return filepath.Join(r.Dir(), "setups.json") }
+
 // WorkspaceDir returns the workspace of a run that was given none.
 func (r *RunStore) WorkspaceDir() string { return filepath.Join(r.Dir(), "workspace") }
 

@@ -1,0 +1,2 @@
+# Greets whom its first argument names.
+echo "hello, ${1:-world}"
