@@ -251,15 +251,13 @@ func (s *session) serveAWS(req *http.Request) {
 		Host: guestHost, Port: guestPort, Path: req.URL.EscapedPath(), Decision: Refused,
 	}
 	if status, why := s.run.unrecordable(&e); status != 0 {
-		s.record(&e)
-		s.answer(status, why)
+		s.decline(&e, status, why)
 		return
 	}
 	c, why := s.awsCredentials(req, &e)
 	if why != nil {
-		e.Status, e.Error = why.Status, why.Message
-		s.record(&e)
-		s.answer(why.Status, refusal{Code: why.Code, Message: why.Message, Next: why.Next})
+		e.Error = why.Message
+		s.decline(&e, why.Status, refusal{Code: why.Code, Message: why.Message, Next: why.Next})
 		return
 	}
 	content := c.encode(s.run.AWS.RoleARN)

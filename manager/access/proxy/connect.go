@@ -21,15 +21,13 @@ func (s *session) connect(req *http.Request) {
 	e := Entry{Time: time.Now(), Kind: KindConnect, Protocol: req.Proto, Method: req.Method}
 	target, err := policy.ParseTarget(req.RequestURI, 0)
 	if err != nil {
-		e.Decision, e.Status, e.Error = Refused, http.StatusBadRequest, err.Error()
-		s.answer(e.Status, refusal{Code: codeBadRequest, Message: err.Error()})
-		s.record(&e)
+		e.Decision, e.Error = Refused, err.Error()
+		s.decline(&e, http.StatusBadRequest, refusal{Code: codeBadRequest, Message: err.Error()})
 		return
 	}
 	e.Host, e.Port = target.Host.String(), int(target.Port)
 	if status, why := s.run.unrecordable(&e); status != 0 {
-		s.answer(status, why)
-		s.record(&e)
+		s.decline(&e, status, why)
 		return
 	}
 	verdict, d := s.run.Policy.Connect(target)
@@ -51,9 +49,8 @@ func (s *session) connect(req *http.Request) {
 	case policy.Inspect:
 		s.inspect(target)
 	default:
-		e.Decision, e.Status = Refused, http.StatusForbidden
-		s.answer(e.Status, policyRefusal(target, d))
-		s.record(&e)
+		e.Decision = Refused
+		s.decline(&e, http.StatusForbidden, policyRefusal(target, d))
 	}
 }
 
@@ -62,12 +59,13 @@ const established = "HTTP/1.1 200 Connection established\r\n\r\n"
 // tunnel passes bytes on that nobody looks into, except that they begin like TLS
 // where only that is allowed.
 func (s *session) tunnel(target policy.Target, named, onlyTLS bool, e *Entry) {
-	defer s.record(e)
 	conn, err := s.gate.dialer.dial(s.ctx, target, named)
 	if err != nil {
-		s.failed(target, err, e)
+		status, why := s.failed(target, err, e)
+		s.finish(e, status, why)
 		return
 	}
+	defer s.record(e)
 	defer conn.Close()
 	defer context.AfterFunc(s.ctx, func() { _ = conn.Close() })()
 	e.FirstByte, e.Status, e.Kind = time.Since(e.Time), http.StatusOK, KindTunnel

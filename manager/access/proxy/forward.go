@@ -88,9 +88,8 @@ func portOf(scheme string) uint16 {
 
 func (s *session) misdirected(req *http.Request, target policy.Target, scheme string) {
 	e := newEntry(req, target, scheme)
-	e.Decision, e.Status, e.Error = Refused, http.StatusMisdirectedRequest, "the request names another host than its connection"
-	s.answer(e.Status, misdirectedRefusal(target))
-	s.record(&e)
+	e.Decision, e.Error = Refused, "the request names another host than its connection"
+	s.decline(&e, http.StatusMisdirectedRequest, misdirectedRefusal(target))
 }
 
 func misdirectedRefusal(target policy.Target) refusal {
@@ -179,42 +178,57 @@ func plainRefusal(target policy.Target) refusal {
 // connection can be used for another.
 func (s *session) forward(req *http.Request, target policy.Target, scheme string) (again bool) {
 	e := newEntry(req, target, scheme)
-	defer s.record(&e)
-	if status, why := s.run.unrecordable(&e); status != 0 {
-		s.answer(status, why)
-		return false
+	status, why, again := s.pass(req, target, scheme, &e)
+	s.finish(&e, status, why)
+	return again
+}
+
+// finish records a request that is over, and answers it where status says that nobody
+// has. It is 0 for all others.
+func (s *session) finish(e *Entry, status int, why refusal) {
+	if status == 0 {
+		s.record(e)
+		return
 	}
-	d, ok := s.run.decide(policy.Request{Target: target, Method: req.Method, Path: e.Path}, &e)
+	s.decline(e, status, why)
+}
+
+// pass takes a request to its target and the answer back, and says whether the
+// connection can be used for another. Where there is no answer of the target's it
+// returns what to answer; a status of 0 is for no answer at all, or for one that is
+// on its way.
+func (s *session) pass(req *http.Request, target policy.Target, scheme string, e *Entry) (status int, why refusal, again bool) {
+	if status, why := s.run.unrecordable(e); status != 0 {
+		return status, why, false
+	}
+	d, ok := s.run.decide(policy.Request{Target: target, Method: req.Method, Path: e.Path}, e)
 	if !ok {
-		e.Status = http.StatusForbidden
-		s.answer(e.Status, policyRefusal(target, d))
-		return false
+		return http.StatusForbidden, policyRefusal(target, d), false
 	}
 	if scheme == "http" && s.run.inspects(target) {
-		e.Decision, e.Status, e.Error = Refused, http.StatusForbidden, "it is plain HTTP to the port of a grant"
-		s.answer(e.Status, plainRefusal(target))
-		return false
+		e.Decision, e.Error = Refused, "it is plain HTTP to the port of a grant"
+		return http.StatusForbidden, plainRefusal(target), false
 	}
 	means, err := s.granted.ready(s.ctx, target, req.Header, req.URL.Path)
 	if err != nil {
-		s.failed(target, err, &e)
-		return false
+		status, why := s.failed(target, err, e)
+		return status, why, false
 	}
 	s.granted = means
 	in := means.prepare(req.Header, req.URL.Path)
 	e.Grant = in.names()
 	defer func() { s.head.pulse = nil }()
-	resp, sent, err := s.exchange(req, target, scheme, d.Named, &e)
+	resp, sent, err := s.exchange(req, target, scheme, d.Named, e)
 	if err != nil {
-		s.failed(target, err, &e)
-		return false
+		status, why := s.failed(target, err, e)
+		return status, why, false
 	}
 	s.granted.answered(resp.StatusCode, in)
 	if err := s.granted.cover(req.Method, resp); err != nil {
 		e.Sent, _ = sent.end(s)
 		s.disconnect()
-		s.failed(target, err, &e)
-		return false
+		status, why := s.failed(target, err, e)
+		return status, why, false
 	}
 	e.FirstByte, e.Status = time.Since(e.Time), resp.StatusCode
 	if resp.StatusCode == http.StatusSwitchingProtocols {
@@ -222,10 +236,10 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 		var whole bool
 		if e.Sent, whole = sent.end(s); !whole {
 			e.Error = "the server switched protocols before the end of the request"
-			return false
+			return 0, refusal{}, false
 		}
-		s.switchProtocols(resp, &e)
-		return false
+		s.switchProtocols(resp, e)
+		return 0, refusal{}, false
 	}
 	var complete bool
 	e.Received, complete, err = s.relay(req, resp)
@@ -240,26 +254,26 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 	if resp.Close || !whole || err != nil {
 		s.disconnect()
 	}
-	return complete && whole && err == nil
+	return 0, refusal{}, complete && whole && err == nil
 }
 
-// failed answers a request that got no answer.
-func (s *session) failed(target policy.Target, err error, e *Entry) {
+// failed returns the answer to a request that got none; a status of 0 where there is
+// none to give either.
+func (s *session) failed(target policy.Target, err error, e *Entry) (status int, why refusal) {
 	e.Error = plainError(err)
 	if errors.Is(err, errGone) {
-		return // as a server does that closes a connection
+		return 0, refusal{} // as a server does that closes a connection
 	}
 	if errors.Is(context.Cause(s.ctx), errClientGone) {
 		e.Error = errClientGone.Error()
-		return
+		return 0, refusal{}
 	}
-	status, why := failure(target, err)
-	e.Status = status
+	status, why = failure(target, err)
 	why.Message = s.run.holdings().maskers.text.Text(why.Message) // it may quote the server
 	if why.Code == codeAddress || why.Code == codeUnusable {
 		e.Decision = Refused
 	}
-	s.answer(status, why)
+	return status, why
 }
 
 // failure is what to answer where a server could not be reached.

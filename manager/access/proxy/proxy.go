@@ -27,7 +27,8 @@
 // credential is sent over verified TLS only, to the hosts, ports and paths of its
 // grant, and comes neither back nor into the record in a spelling that needles.go
 // knows. Every request is handed to Run.Record when it is over, and so is what was
-// refused before it was one. One run's connections are bounded, so that no run
+// refused before it was one; what the gate answers by itself is in the record before
+// that is sent. One run's connections are bounded, so that no run
 // starves another.
 //
 // A run may ask the gate itself for one thing: short-lived credentials for AWS
@@ -154,6 +155,7 @@ type Gate struct {
 	http2     *http2Server
 	hangups   *hangups
 	silence   time.Duration // streamTimeout
+	identify  time.Duration // identifyTimeout
 
 	ctx    context.Context // ends with Close; bounds what connections do
 	cancel context.CancelFunc
@@ -166,7 +168,7 @@ func New(opts Options) *Gate {
 		authority: opts.Authority, roots: opts.Roots, log: opts.Log,
 		inner:    newInnerConfig(opts.Authority),
 		dialer:   &dialer{resolver: opts.Resolver, upstream: opts.Upstream},
-		sessions: tls.NewLRUClientSessionCache(1024), silence: streamTimeout,
+		sessions: tls.NewLRUClientSessionCache(1024), silence: streamTimeout, identify: identifyTimeout,
 	}
 	if g.dialer.resolver == nil {
 		g.dialer.resolver = net.DefaultResolver

@@ -121,7 +121,7 @@ func AgentPreamble(token string) string { return "drawbridge " + token + " ssh-a
 // it came through its guest.
 func (s *session) identify() (toAgent bool, err error) {
 	request, agent := Preamble(s.run.Token), AgentPreamble(s.run.Token)
-	_ = s.conn.SetReadDeadline(time.Now().Add(identifyTimeout))
+	_ = s.conn.SetReadDeadline(time.Now().Add(s.gate.identify))
 	got := make([]byte, len(request), len(agent))
 	if _, err := io.ReadFull(s.reader, got); err != nil {
 		return false, err
@@ -203,6 +203,14 @@ func isTimeout(err error) bool {
 	return ok && timeout.Timeout()
 }
 
+// decline answers a request by itself. It is written down first, so that whoever has
+// the answer finds it in the record.
+func (s *session) decline(e *Entry, status int, why refusal) {
+	e.Status = status
+	s.record(e)
+	s.answer(status, why)
+}
+
 // answer writes an answer of the gate's own, and asks for the end of the
 // connection.
 func (s *session) answer(status int, why refusal) {
@@ -214,15 +222,14 @@ func (s *session) answer(status int, why refusal) {
 	s.linger = true
 }
 
-// refuse answers and records what is refused before it is known to be a request to
+// refuse records and answers what is refused before it is known to be a request to
 // anybody.
 func (s *session) refuse(status int, why refusal) {
-	e := Entry{Time: time.Now(), Kind: KindNone, Decision: Refused, Status: status, Error: why.Message}
+	e := Entry{Time: time.Now(), Kind: KindNone, Decision: Refused, Error: why.Message}
 	if s.target != nil {
 		e.Host, e.Port = s.target.Host.String(), int(s.target.Port)
 	}
-	s.answer(status, why)
-	s.record(&e)
+	s.decline(&e, status, why)
 }
 
 // drain reads a little of what the client still sends: closing with something
