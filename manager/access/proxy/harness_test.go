@@ -26,6 +26,10 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 )
 
+// patience is how long a test waits for what must happen: on a busy machine that may
+// take its time.
+const patience = 2 * time.Minute
+
 // world is a gate with one run, name service of its own, and what the run's
 // requests left in the record.
 type world struct {
@@ -86,7 +90,7 @@ func (w *world) serve(run *Run) string {
 		cancel()
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			w.t.Error("the gate does not end")
 		}
 	})
@@ -108,7 +112,7 @@ func (w *world) record(e Entry) {
 // written down: whoever wants several asks for the last one first.
 func (w *world) entry(n int) Entry {
 	w.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for {
 		w.mu.Lock()
 		entries := slices.Clone(w.entries)
@@ -160,7 +164,7 @@ func (w *world) dial(token string) net.Conn {
 		w.t.Fatal(err)
 	}
 	w.t.Cleanup(func() { _ = conn.Close() })
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(patience))
 	if _, err := io.WriteString(conn, Preamble(token)); err != nil {
 		w.t.Fatal(err)
 	}
@@ -177,11 +181,11 @@ func (w *world) client(http2 bool) *http.Client {
 	protocols.SetHTTP2(http2)
 	transport := &http.Transport{
 		Proxy:           http.ProxyURL(&url.URL{Scheme: "http", Host: "127.0.0.1:3128"}),
-		TLSClientConfig: &tls.Config{RootCAs: roots}, Protocols: &protocols, ExpectContinueTimeout: 20 * time.Second,
+		TLSClientConfig: &tls.Config{RootCAs: roots}, Protocols: &protocols, ExpectContinueTimeout: patience,
 		DialContext: func(context.Context, string, string) (net.Conn, error) { return w.dial(w.run.Token), nil },
 	}
 	w.t.Cleanup(transport.CloseIdleConnections)
-	return &http.Client{Transport: transport, Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return &http.Client{Transport: transport, Timeout: patience, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
 // get returns status and content of a URL.

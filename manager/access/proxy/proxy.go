@@ -28,8 +28,7 @@
 // grant, and comes neither back nor into the record in a spelling that needles.go
 // knows. Every request is handed to Run.Record when it is over, and so is what was
 // refused before it was one; what the gate answers by itself is in the record before
-// that is sent. One run's connections are bounded, so that no run
-// starves another.
+// that is sent. One run's connections are bounded, so that no run starves another.
 //
 // A run may ask the gate itself for one thing: short-lived credentials for AWS
 // (aws.go).

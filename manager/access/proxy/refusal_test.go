@@ -35,7 +35,7 @@ func TestConnectionsNeedTheRunsToken(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = conn.SetDeadline(time.Now().Add(patience))
 			_, _ = io.WriteString(conn, preamble+"GET http://127.0.0.1/ HTTP/1.1\r\n\r\n")
 			resp, why := readAnswer(t, bufio.NewReader(conn))
 			if resp.StatusCode != http.StatusProxyAuthRequired || why.Code != codeIdentity {

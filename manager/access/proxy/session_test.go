@@ -29,7 +29,7 @@ func TestTheGateLeadsToTheSSHAgent(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = conn.Close() })
-		_ = conn.SetDeadline(time.Now().Add(time.Minute))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		_, _ = io.WriteString(conn, preamble+"hello and more\r\n\r\n")
 		got := make([]byte, 5)
 		if _, err := io.ReadFull(conn, got); err != nil || string(got) != want {
