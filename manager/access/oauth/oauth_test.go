@@ -339,8 +339,14 @@ func TestWhatAServerSaysOfARefusalHoldsNoSecret(t *testing.T) {
 func TestATokenEndpointThatIsNotThereIsATemporaryError(t *testing.T) {
 	t.Parallel()
 	s, c := newServer(t, oauthtest.Options{Hold: make(chan struct{})})
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
+	ctx, expire := context.WithCancelCause(t.Context())
+	defer expire(nil)
+	go func() { // its time is over when the request has arrived, and not before
+		for ctx.Err() == nil && s.Renewals() == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		expire(context.DeadlineExceeded)
+	}()
 	_, refresh := s.Issue()
 	if _, err := c.Refresh(ctx, oauth.Endpoint{URL: s.TokenURL()}, credential.NewSecret(refresh), nil); !errors.Is(err, oauth.ErrTemporary) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a slow one: %v", err)
