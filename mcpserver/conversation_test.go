@@ -29,7 +29,7 @@ func TestIdleWorkersAreReusedBoundedAndEndWithTheConversation(t *testing.T) {
 		close(release)
 		done.Wait()
 	}
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for talk.idle.Load() != maxIdleWorkers && time.Now().Before(deadline) {
 		time.Sleep(time.Millisecond)
 	}
@@ -41,12 +41,12 @@ func TestIdleWorkersAreReusedBoundedAndEndWithTheConversation(t *testing.T) {
 	select {
 	case talk.work <- func() { close(served) }:
 		<-served
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Error("no idle worker takes work")
 	}
 
 	talk.close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	ended := make(chan struct{})
 	go func() {

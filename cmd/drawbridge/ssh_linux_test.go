@@ -79,7 +79,7 @@ func personsSSHAgent(t *testing.T, private ed25519.PrivateKey) (socket string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		conn, err := net.Dial("unix", socket)
 		if err == nil {
 			err = sshkeys.NewClient(conn).Add(sshkeys.AddedKey{PrivateKey: private})

@@ -455,7 +455,7 @@ func TestWaitReturnsWhenSomethingIsThere(t *testing.T) {
 	t.Parallel()
 	dir, w := newLog(t, MinLimit)
 	r := openReader(t, dir)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	got := make(chan error, 1)
 	go func() { got <- r.Wait(ctx, Position{}) }()

@@ -86,7 +86,7 @@ func needGVisor(t *testing.T) {
 	t.Helper()
 	d := newDriver(t, Options{})
 	defer d.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	can, err := d.Capabilities(ctx)
 	if err != nil {

@@ -30,7 +30,7 @@ const closedRuntime = "runsc-closed"
 func newClosed(t testing.TB) *Driver {
 	t.Helper()
 	d := newDriver(t, Options{Sandbox: &yes})
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // also at the end of a test
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // also at the end of a test
 	defer cancel()
 	info, err := d.cli.Info(ctx)
 	if err != nil {

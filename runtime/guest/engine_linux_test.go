@@ -110,7 +110,7 @@ func TestHardenedContainer(t *testing.T) {
 		files := s.files()
 		id := create(t, "--log-driver", "none", "-v", s.path("guest.sock")+":/run/drawbridge/guest.sock:ro", image, "run", "--socket", "/run/drawbridge/guest.sock")
 		docker(t, nil, "start", id)
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		start := shell(`id -u; cat /proc/1/environ; ls /proc/1/fd; echo ready; while read x; do echo got $x; done; exit 3`)
 		start.Env, start.Interactive = []string{"PATH=/bin"}, true

@@ -128,7 +128,7 @@ func (s *sandbox) startWith(start link.Start, segments []*os.File) error {
 		files.Segments = segments
 	}
 	s.launch(nil, nil, "run", "--socket", s.path("guest.sock"))
-	ctx, cancel := context.WithTimeout(s.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	return meeting.HandOver(ctx, start, files)
 }
@@ -186,7 +186,7 @@ func (s *sandbox) dial() *link.Client {
 // eventually polls until ok, for what other processes do.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("never: ", what)
 		}

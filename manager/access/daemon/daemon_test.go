@@ -158,7 +158,7 @@ func (w *world) ask(r RegisterRequest, token, url string) (int, error) {
 		return 0, err
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprintf(conn, "%sGET %s HTTP/1.1\r\nConnection: close\r\n\r\n", proxy.Preamble(token), url)
 	resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
@@ -313,7 +313,7 @@ func TestRegisteringAgainLeavesConnectionsAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	fmt.Fprint(conn, proxy.Preamble(got.Token))
 	reader := bufio.NewReader(conn)
 	ask := func() (int, error) {
@@ -510,7 +510,7 @@ func TestWatchEndsWithTheDaemon(t *testing.T) {
 	w.kill(syscall.SIGKILL)
 	select {
 	case <-ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it does not end")
 	}
 }

@@ -82,7 +82,7 @@ func personsAgent(t testing.TB, keys ...keyPair) (socket string) {
 		_ = cmd.Wait()
 	})
 	var err error
-	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if err = withAgent(t.Context(), socket, func(a agent.ExtendedAgent) error {
 			_, err := a.List()
 			return err

@@ -244,7 +244,7 @@ func FuzzHost(f *testing.F) {
 	f.Add([]byte{byte(KindError), 2, 0, 0, 0, '0', 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		talk := func(g *Conn) { g.file.Write(b) }
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, _ = hostile(t, talk).Exec(ctx, ExecRequest{Command: []string{"x"}}, nil, nil, nil)
 		if s, err := hostile(t, talk).Attach(ctx, AttachOptions{Output: true}); err == nil {
@@ -252,7 +252,7 @@ func FuzzHost(f *testing.F) {
 			s.Close()
 		}
 		if s, err := hostile(t, talk).Connect(ctx, 80); err == nil {
-			_ = s.SetDeadline(time.Now().Add(5 * time.Second))
+			_ = s.SetDeadline(time.Now().Add(time.Minute))
 			_, _ = io.Copy(io.Discard, s)
 			s.Close()
 		}
