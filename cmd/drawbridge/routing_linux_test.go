@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -18,15 +19,29 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
 )
 
-// freePort returns a port of loopback that nobody has; another program may take it.
+// listenSomewhere listens on a port of loopback that stays free when it is given up:
+// it is below those that the system gives to outgoing connections, and below those of
+// published ports.
+func listenSomewhere(t *testing.T) (net.Listener, int) {
+	t.Helper()
+	for {
+		port := 10000 + rand.IntN(10000)
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			return l, port
+		}
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// freePort returns a port of loopback that nobody has.
 func freePort(t *testing.T) int {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
+	l, port := listenSomewhere(t)
+	_ = l.Close()
+	return port
 }
 
 // routedAt has published ports of a home have names at a port, and puts a server into
@@ -198,11 +213,7 @@ func TestNamesSurviveTheDaemon(t *testing.T) {
 func TestWithoutTheirPortThereAreNoNames(t *testing.T) {
 	t.Parallel()
 	c := newNativeCLI(t)
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := taken.Addr().(*net.TCPAddr).Port
+	taken, port := listenSomewhere(t)
 	c.routedAt(port)
 	id := c.site("site")
 	run := c.inspect(id)

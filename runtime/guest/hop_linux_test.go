@@ -1,11 +1,14 @@
 package guest
 
 import (
+	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -31,15 +34,26 @@ func echoes(t *testing.T, l net.Listener, name string) {
 	}()
 }
 
-// freePort returns an address of loopback where nobody listens.
+// portsTried makes each port that freePort returns another one.
+var portsTried atomic.Uint32
+
+func init() { portsTried.Store(rand.Uint32N(10000)) }
+
+// freePort returns an address of loopback where nobody listens. It is below those that
+// the system gives to outgoing connections, so that nobody gets it meanwhile.
 func freePort(t *testing.T) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(10000+portsTried.Add(1)%10000))
+		l, err := net.Listen("tcp", at.String())
+		if err == nil {
+			_ = l.Close()
+			return at
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
+			t.Fatal(err)
+		}
 	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
 }
 
 // exchange says something, ends its half, and returns what comes back.
