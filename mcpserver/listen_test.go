@@ -139,6 +139,7 @@ func TestServeAnswersRequestsInFlightBeforeItStops(t *testing.T) {
 			t.Parallel()
 			p := newProbes()
 			srv, _ := newTestServer(t, p)
+			srv.timings.stop = 2 * patience // longer than anything here is waited for
 			s := startHTTP(t, srv, HTTPOptions{})
 			client := httpClient(t)
 			session := loginFor(s, client, e)
@@ -152,7 +153,6 @@ func TestServeAnswersRequestsInFlightBeforeItStops(t *testing.T) {
 			}()
 			await(t, "the call to start", p.started)
 			stopped := make(chan error, 1)
-			begin := time.Now()
 			go func() { stopped <- s.stop() }()
 			waitUntilClosed(t, s)
 			p.release <- struct{}{}
@@ -161,9 +161,6 @@ func TestServeAnswersRequestsInFlightBeforeItStops(t *testing.T) {
 			}
 			if err := await(t, "Serve", stopped); err != nil {
 				t.Errorf("Serve: %v", err)
-			}
-			if took := time.Since(begin); took > stopTimeout-time.Second {
-				t.Errorf("took %v although nothing was left to do", took)
 			}
 		})
 	}
@@ -245,7 +242,7 @@ func TestServeCancelsWhatDoesNotEnd(t *testing.T) {
 	if cause := await(t, "the cancellation", p.canceled); !errors.Is(cause, errStopping) {
 		t.Errorf("cause %v", cause)
 	}
-	if took := time.Since(begin); took < srv.timings.stop || took > stopTimeout {
+	if took := time.Since(begin); took < srv.timings.stop || took > patience {
 		t.Errorf("took %v", took)
 	}
 	<-done

@@ -126,7 +126,16 @@ func TestTheLifeOfADetachedRun(t *testing.T) {
 func TestLogsAreShownInEveryForm(t *testing.T) {
 	t.Parallel()
 	c := newEngineCLI(t)
-	c.must(c.runArgsOf("echo one; sleep 0.1; echo two >&2; sleep 0.1; echo three; printf rest", "--name", "logs")...)
+	// What comes on two streams has an order only where one is read before the other is
+	// written to.
+	id := c.detached("echo one; until [ -e 2 ]; do sleep 0.05; done; echo two >&2; until [ -e 3 ]; do sleep 0.05; done; echo three; printf rest", "--name", "logs", "--workspace", c.workspace)
+	for i, line := range []string{"one", "two"} {
+		c.must("wait", "--match", line, id)
+		if err := os.WriteFile(filepath.Join(c.workspace, fmt.Sprint(i+2)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.must("wait", id)
 	for _, tt := range []struct {
 		name string
 		args []string

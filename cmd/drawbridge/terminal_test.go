@@ -202,12 +202,15 @@ func TestTheTerminalIsRestoredOnEveryWayOut(t *testing.T) {
 		signal       syscall.Signal
 		after        string
 	}{
-		{"the run ends", untidy + "sleep 1; exit 5", 0, "code-5"},
-		{"the run is killed", untidy + "sleep 1; kill -9 $$", 0, "code-137"},
+		{"the run ends", untidy + "until [ -e end ]; do sleep 0.1; done; exit 5", 0, "code-5"},
+		{"the run is killed", untidy + "until [ -e end ]; do sleep 0.1; done; kill -9 $$", 0, "code-137"},
 		{"hangup", untidy + "sleep 600", syscall.SIGHUP, "code-129"},
 		{"terminate", untidy + "sleep 600", syscall.SIGTERM, "code-143"},
 	} {
 		name := "way-" + strings.ReplaceAll(tt.name, " ", "-")
+		if err := os.RemoveAll(filepath.Join(c.workspace, "end")); err != nil {
+			t.Fatal(err)
+		}
 		script := filepath.Join(c.workspace, name)
 		if err := os.WriteFile(script, []byte(tt.script), 0o644); err != nil {
 			t.Fatal(err)
@@ -218,6 +221,8 @@ func TestTheTerminalIsRestoredOnEveryWayOut(t *testing.T) {
 			if err := syscall.Kill(s.foreground(), tt.signal); err != nil {
 				t.Fatalf("send the signal: %v", err)
 			}
+		} else if err := os.WriteFile(filepath.Join(c.workspace, "end"), nil, 0o644); err != nil {
+			t.Fatal(err)
 		}
 		s.until(tt.name+": ended", tt.after)
 		s.expectSane(before)

