@@ -44,6 +44,9 @@ const (
 	// storeTimeout bounds one use of the state database, which answers in
 	// microseconds unless another process holds it or the disk is sick.
 	storeTimeout = 10 * time.Second
+	// openTimeout bounds the opening of a home. The first one makes the database, with
+	// writes that wait for the disk, and others wait for that.
+	openTimeout = time.Minute
 	// leaseTTL is how long a supervisor that hangs keeps its runs. One that
 	// is dead loses them at once, because its lock is gone.
 	leaseTTL = 30 * time.Second
@@ -101,7 +104,7 @@ func NewManagerWithOptions(opts ManagerOptions) (*Manager, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), openTimeout)
 	defer cancel()
 	store, err := storage.Open(ctx, opts.Home, storage.Options{Logger: opts.Logger})
 	if err != nil {
