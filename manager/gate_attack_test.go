@@ -214,8 +214,8 @@ func (w *world) attack(m *Manager, opts Options, tries []try) {
 	for i := range page.Entries {
 		recorded = append(recorded, fmt.Sprint(page.Entries[i].Status))
 	}
-	// An answer may come before the record of it, so the order is not that of the
-	// attempts.
+	// What is refused in a tunnel is recorded after its end, so the order is not that
+	// of the attempts.
 	slices.Sort(refused)
 	slices.Sort(recorded)
 	if diff := cmp.Diff(refused, recorded); diff != "" {

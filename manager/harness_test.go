@@ -187,7 +187,7 @@ func (w *world) started(m *Manager, opts Options) *Run {
 // ended waits until a run is final and returns it.
 func (w *world) ended(m *Manager, id string) *Run {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
 	defer cancel()
 	if err := m.Wait(ctx, id); err != nil {
 		if _, failed := IsFailed(err); !failed {
@@ -209,7 +209,7 @@ func (w *world) get(m *Manager, id string) *Run {
 // eventually polls until ok, for things that another process does.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !ok() {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)

@@ -43,7 +43,7 @@ func onLoopback(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
 // say connects to an address, says words, ends its half and returns the answer.
 func say(address, words string) (string, error) {
-	conn, err := net.DialTimeout("tcp", address, 10*time.Second)
+	conn, err := net.DialTimeout("tcp", address, time.Minute)
 	if err != nil {
 		return "", err
 	}

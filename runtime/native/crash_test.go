@@ -20,7 +20,7 @@ import (
 )
 
 // patience bounds every wait on a busy machine.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 // started returns a driver and a running sandbox of it.
 func started(t *testing.T, options Options, command ...string) (*Driver, *handle, runtime.Handle) {

@@ -20,7 +20,7 @@ import (
 
 const (
 	// patience bounds every wait of the suite on a busy machine.
-	patience = 60 * time.Second
+	patience = 3 * time.Minute
 	// look is how often a condition is looked at that nothing announces.
 	look = 10 * time.Millisecond
 	// testHome is the LabelHome of the suite's sandboxes.
