@@ -37,7 +37,7 @@ func (r *run) carry(conn *link.Conn, port uint16) {
 		refuse(fmt.Errorf("the sandbox has %d connections to its servers already, and no more are carried", link.MaxCarried))
 		return
 	}
-	server, err := connectLoopback(port)
+	server, err := r.connect(port)
 	if err != nil {
 		refuse(err)
 		return
@@ -56,6 +56,31 @@ type socket struct{ *os.File }
 func (s socket) CloseWrite() error {
 	shutdown(s.File, unix.SHUT_WR) // where it is closed, the copying sees it
 	return nil
+}
+
+// connect connects to a server of the sandbox. The error matches link.ErrEnded where the
+// command has ended, and all servers with it: the guest still answers for a moment after
+// it has said so.
+func (r *run) connect(port uint16) (*os.File, error) {
+	server, err := connectLoopback(port)
+	if err != nil && r.hasEnded() {
+		return nil, link.ErrEnded
+	}
+	return server, err
+}
+
+// hasEnded tells whether the command has ended, or could not be started.
+func (r *run) hasEnded() bool {
+	<-r.started
+	if r.child == nil {
+		return true
+	}
+	select {
+	case <-r.child.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // connectLoopback connects to a port of the sandbox. The error matches

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
 )
 
 // echoes says name and what it is told, once that has ended.
@@ -154,5 +156,21 @@ func TestRelayNeedsToKnowBothEnds(t *testing.T) {
 	}
 	if on, socket, err := relayEnds(map[string]string{"listen": "198.18.7.18:3128", "socket": "/gate.sock"}); err != nil || on.String() != "198.18.7.18:3128" || socket != "/gate.sock" {
 		t.Errorf("got %v, %q, %v", on, socket, err)
+	}
+}
+
+// The guest answers for a moment after it has reported the end.
+func TestPortOfACommandThatHasEndedIsNotJustRefused(t *testing.T) {
+	t.Parallel()
+	done := make(chan struct{})
+	r := &run{started: make(chan struct{}), child: &process{done: done}}
+	close(r.started)
+	port := freePort(t).Port()
+	if _, err := r.connect(port); !errors.Is(err, link.ErrPortRefused) {
+		t.Errorf("while it runs: %v", err)
+	}
+	close(done)
+	if _, err := r.connect(port); !errors.Is(err, link.ErrEnded) {
+		t.Errorf("after its end: %v", err)
 	}
 }

@@ -24,7 +24,7 @@ func (s *Sandbox) Dial(ctx context.Context, port uint16) (runtime.Connection, er
 	switch {
 	case err == nil:
 		return stream, nil
-	case errors.Is(err, link.ErrUnreachable):
+	case errors.Is(err, link.ErrUnreachable), errors.Is(err, link.ErrEnded):
 		return nil, s.NotRunning(ctx, err)
 	}
 	return nil, Error(err)
