@@ -135,7 +135,8 @@ func NewAWSCredentialProvider(opts AWSOptions) *AWSCredentialProvider {
 }
 
 // Credentials returns credentials that last for a while yet. Callers at the same time
-// share one request to AWS, which the first one's ctx bounds.
+// share one request to AWS. It ends with the ctx of the first one, and then another's
+// takes its place.
 func (p *AWSCredentialProvider) Credentials(ctx context.Context) (AWSCredentials, error) {
 	if p.role == nil {
 		return AWSCredentials{}, errors.New("get credentials for AWS: those of a run are with its gate, and for its sandbox only")
@@ -150,18 +151,32 @@ func (p *AWSCredentialProvider) Credentials(ctx context.Context) (AWSCredentials
 	if c, err, known := p.known(role.Version); known {
 		return c, err
 	}
-	got, err, _ := p.group.Do(role.Version, func() (any, error) {
-		if c, err, known := p.known(role.Version); known { // a call that has just ended
-			return c, err
+	for {
+		got, err, _ := p.group.Do(role.Version, func() (any, error) {
+			if c, err, known := p.known(role.Version); known { // a call that has just ended
+				return c, err
+			}
+			bound, cancel := context.WithTimeout(ctx, assumeTimeout)
+			defer cancel()
+			c, err := role.Assume(bound)
+			if err != nil && ctx.Err() != nil {
+				return AWSCredentials{}, errCallerGone // which says nothing about AWS
+			}
+			return p.keep(role.Version, c, err)
+		})
+		if errors.Is(err, errCallerGone) {
+			if ctx.Err() == nil {
+				continue
+			}
+			err = ctx.Err()
 		}
-		ctx, cancel := context.WithTimeout(ctx, assumeTimeout)
-		defer cancel()
-		c, err := role.Assume(ctx)
-		return p.keep(role.Version, c, err)
-	})
-	c, _ := got.(AWSCredentials)
-	return c, err
+		c, _ := got.(AWSCredentials)
+		return c, err
+	}
 }
+
+// errCallerGone says that whoever a request to AWS was made for does not wait any more.
+var errCallerGone = errors.New("the caller is gone")
 
 // known returns what can be answered without a request to AWS.
 func (p *AWSCredentialProvider) known(version string) (c AWSCredentials, err error, known bool) { //nolint:revive // as singleflight returns it

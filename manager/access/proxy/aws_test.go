@@ -180,6 +180,34 @@ func TestCallersAtTheSameTimeShareOneCall(t *testing.T) {
 	}
 }
 
+// A caller that is gone leaves no failure to those who have waited with it.
+func TestCallerThatIsGoneCostsTheOthersNothing(t *testing.T) {
+	t.Parallel()
+	c := newCloud()
+	c.hold = make(chan struct{})
+	p := c.provider()
+	ctx, leave := context.WithCancel(t.Context())
+	first, second := make(chan error), make(chan string)
+	go func() {
+		_, err := p.Credentials(ctx)
+		first <- err
+	}()
+	<-c.waiting
+	go func() {
+		got, err := p.Credentials(t.Context())
+		second <- fmt.Sprint(got.AccessKeyID, err)
+	}()
+	leave()
+	if err := <-first; !errors.Is(err, context.Canceled) {
+		t.Errorf("the one who left got %v", err)
+	}
+	<-c.waiting
+	close(c.hold)
+	if got := <-second; got != "ASIA2<nil>" {
+		t.Errorf("the other one got %s", got)
+	}
+}
+
 // Each hand-out asks for the grant as it is stored.
 func TestRevokedAndReplacedGrantsCountAtOnce(t *testing.T) {
 	t.Parallel()
