@@ -42,9 +42,11 @@ func fetch(urls ...string) []string {
 	return shell(script.String())
 }
 
+// output returns all that a run has printed: tests count in it, also in what runs print
+// for minutes.
 func output(t *testing.T, m *Manager, id string) string {
 	t.Helper()
-	text, err := m.RecentLogs(id, 1000)
+	text, err := m.RecentLogs(id, 100000)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +157,7 @@ func TestGateComesBackForRunsThatAreUp(t *testing.T) {
 	})
 	client := daemon.NewClient(w.home, nil)
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for range 3 {
 		health, err := client.Health(ctx)
