@@ -21,7 +21,7 @@ func TestEverythingOnTheNativeRuntime(t *testing.T) {
 	if testedRuntime() == runtime.TypeNative {
 		t.Skip("this is that process")
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=10m", "-test.skip="+onDockerOnly)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.timeout=20m", "-test.skip="+onDockerOnly)
 	cmd.Env = append(os.Environ(), runtimeVariable+"="+string(runtime.TypeNative))
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
