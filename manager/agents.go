@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -60,6 +61,9 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 	if opts.Image == "" && !slices.ContainsFunc(opts.Dependencies, func(d string) bool { return d == a.Dependency || strings.HasPrefix(d, a.Dependency+"@") }) {
 		opts.Dependencies = append(slices.Clip(opts.Dependencies), a.Dependency)
 	}
+	if opts, err = withLanguages(opts); err != nil {
+		return opts, err
+	}
 	opts.Grants, err = m.grantsFor(ctx, a, opts.Grants)
 	return opts, err
 }
@@ -83,6 +87,52 @@ func withSection(opts Options) Options {
 		}
 	}
 	return opts
+}
+
+// withLanguages adds what the language servers of the agent need. An image that is named
+// has to have them, like the agent.
+func withLanguages(opts Options) (Options, error) {
+	if opts.Image != "" {
+		return opts, nil
+	}
+	wanted := slices.Clone(opts.Dependencies)
+	for _, language := range opts.sections[opts.Agent].languages {
+		server, err := agent.LookupLanguageServer(language)
+		if err != nil {
+			return opts, failf(CodeInvalidArgument, "correct language_servers in moat.yaml", "%v", err)
+		}
+		for _, need := range server.Dependencies {
+			if wanted, err = withDependency(wanted, need); err != nil {
+				return opts, failf(CodeInvalidArgument, "", "the language server for %s: %v", language, err)
+			}
+		}
+	}
+	opts.Dependencies = wanted
+	return opts, nil
+}
+
+// withDependency adds a dependency, unless it is there in a version that does: any for
+// one that names none, and otherwise the one that is named, or a newer one.
+func withDependency(all []string, need string) ([]string, error) {
+	name, least, _ := strings.Cut(need, "@")
+	i := slices.IndexFunc(all, func(d string) bool { return d == name || strings.HasPrefix(d, name+"@") })
+	if i < 0 {
+		return append(all, need), nil
+	}
+	_, version, isNamed := strings.Cut(all[i], "@")
+	if least == "" {
+		return all, nil
+	}
+	if !isNamed {
+		all[i] = need
+		return all, nil
+	}
+	major, _, _ := strings.Cut(version, ".")
+	have, err := strconv.Atoi(major)
+	if want, _ := strconv.Atoi(least); err != nil || have < want {
+		return nil, fmt.Errorf("the dependency %s is too old for it; use %s, or leave the language server out", all[i], need)
+	}
+	return all, nil
 }
 
 // sessionOf returns the session of an earlier run, and the workspace that it is of.
@@ -147,14 +197,17 @@ func (m *Manager) stageAgent(_ context.Context, c *creation) error {
 		return err
 	}
 	dir := filepath.Join(m.store.RunStore(c.row.ID).GateDir(), runtime.GateAgentHome)
-	setup := agent.Setup{Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: c.opts.sections[a.Name].provider, Context: m.contextOf(c)}
+	section := c.opts.sections[a.Name]
+	setup := agent.Setup{
+		Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: section.provider, Languages: section.languages, Context: m.contextOf(c),
+	}
 	for name := range c.opts.Secrets {
 		setup.Env = append(setup.Env, name+"=") // the guest has the value
 	}
 	for _, s := range c.opts.MCPServers {
 		setup.Servers = append(setup.Servers, agent.Server{Name: s.Name, URL: s.URL})
 	}
-	for name, s := range c.opts.sections[a.Name].servers {
+	for name, s := range section.servers {
 		setup.Servers = append(setup.Servers, agent.Server{Name: name, Command: append([]string{s.Command}, s.Args...), Dir: s.Cwd, Env: s.Env})
 	}
 	files, err := a.Stage(setup)

@@ -74,6 +74,7 @@ var configKeys = []configKey{
 	{"container.memory", "", func(o *Options, c *config.Config) error { fillIn(&o.MemoryBytes, c.Container.Memory<<20); return nil }},
 	{"container.cpus", "", func(o *Options, c *config.Config) error { fillIn(&o.CPUs, c.Container.CPUs); return nil }},
 	{"container.ulimits", "", takeUlimits},
+	{"language_servers", "", takeSections},
 	{"claude.mcp", "", takeSections},
 	{"claude.sync_logs", "", takeSections},
 	{"codex.mcp", "", takeSections},
@@ -251,11 +252,12 @@ type agentSection struct {
 	servers         map[string]config.LocalMCP
 	forgetsSessions bool
 	provider, model string
+	languages       []string
 }
 
 func takeSections(o *Options, c *config.Config) error {
 	o.sections = map[string]agentSection{
-		"claude": {servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs)},
+		"claude": {servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs), languages: c.LanguageServers},
 		"codex":  {servers: c.Codex.MCP, forgetsSessions: isOff(c.Codex.SyncLogs)},
 		"gemini": {servers: c.Gemini.MCP, forgetsSessions: isOff(c.Gemini.SyncLogs)},
 		"pi":     {provider: c.Pi.Provider, model: c.Pi.Model},

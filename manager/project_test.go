@@ -143,7 +143,7 @@ func TestAllRefusedKeysAreNamedAtOnce(t *testing.T) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	// A Config that a program has made has no lines, and is not checked by the parser.
-	if _, err := withConfig(Options{Config: &config.Config{LanguageServers: []string{"go"}}}); err == nil || !strings.Contains(err.Error(), "language_servers") {
+	if _, err := withConfig(Options{Config: &config.Config{Copilot: config.Copilot{Model: "x"}}}); err == nil || !strings.Contains(err.Error(), "copilot.model") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := withConfig(Options{Config: &config.Config{Network: config.Network{Host: []int{65536}}}}); AsError(err).Code != CodeInvalidArgument {

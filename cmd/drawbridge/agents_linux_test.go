@@ -89,13 +89,17 @@ func newAgentCLI(t *testing.T, service *modeltest.Service) (c *cli, tools, modul
 // agentServer is a server of the program, with the grant of one agent allowed.
 func (c *cli) agentServer(a installedAgent, serve ...string) *agent {
 	c.t.Helper()
+	c.grant(a)
+	c.must("grant", "allow", a.grant)
+	return c.stdioAgent(serve...)
+}
+
+// grant stores the grant of an agent.
+func (c *cli) grant(a installedAgent) {
+	c.t.Helper()
 	if got := c.runInput(a.key+"\n", "grant", a.grant, "--from", "stdin", "--no-verify"); got.code != 0 {
 		c.t.Fatalf("grant: %+v", got)
 	}
-	if got := c.run("grant", "allow", a.grant); got.code != 0 {
-		c.t.Fatalf("grant allow: %+v", got)
-	}
-	return c.stdioAgent(serve...)
 }
 
 // startService starts a model service that is closed with the test.

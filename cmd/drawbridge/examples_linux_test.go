@@ -12,12 +12,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
 // example is a directory of examples, and what it does.
 type example struct {
 	// env are variables of the person who runs it.
 	env []string
+	// machine is one that has what the example needs, and further flags of its run; nil
+	// for an ordinary one.
+	machine func(t *testing.T, kind runtime.Type) (c *cli, flags []string)
 	// prints is in what its command prints.
 	prints []string
 	// served is what stands for the hosts of the Internet that it names.
@@ -37,7 +42,8 @@ var examples = map[string]example{
 			t.Errorf("the hook left %q, %v", starts, err)
 		}
 	}},
-	"mounts": {prints: []string{"what the sandbox may read\n", "and nobody writes there\n"}},
+	"language-servers": {prints: []string{"greet is called once."}, machine: languageMachine},
+	"mounts":           {prints: []string{"what the sandbox may read\n", "and nobody writes there\n"}},
 	"network": {
 		prints: []string{"served /\n", "refused\n"},
 		served: map[string]http.HandlerFunc{"example.com": func(w http.ResponseWriter, req *http.Request) {
@@ -95,16 +101,28 @@ func TestExamples(t *testing.T) {
 		if !strings.Contains(string(readme), "| ["+name+"]("+name+"/moat.yaml) |") {
 			t.Errorf("the README of the examples lacks %s", name)
 		}
-		t.Run(name+"/native", func(t *testing.T) {
-			t.Parallel()
-			e.run(t, newNativeCLI(t), name)
-		})
-		t.Run(name+"/docker", func(t *testing.T) {
-			t.Parallel()
-			c := newEngineCLI(t)
-			e.run(t, c, name, "--runtime", "docker", "--image", c.image)
-		})
+		for _, kind := range []runtime.Type{runtime.TypeNative, runtime.TypeDocker} {
+			t.Run(name+"/"+string(kind), func(t *testing.T) {
+				t.Parallel()
+				machine := e.machine
+				if machine == nil {
+					machine = ordinaryMachine
+				}
+				c, flags := machine(t, kind)
+				e.run(t, c, name, flags...)
+			})
+		}
 	}
+}
+
+// ordinaryMachine has a runtime, and nothing besides.
+func ordinaryMachine(t *testing.T, kind runtime.Type) (c *cli, flags []string) {
+	t.Helper()
+	if kind == runtime.TypeNative {
+		return newNativeCLI(t), nil
+	}
+	c = newEngineCLI(t)
+	return c, []string{"--runtime", "docker", "--image", c.image}
 }
 
 // run runs an example as its README says.

@@ -58,13 +58,21 @@ func claudeStage(s Setup) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
+	plugin, err := languageFiles(s.Languages)
+	if err != nil {
+		return nil, err
+	}
+	env := object{
+		// No updates, telemetry, error reports and surveys, which a strict
+		// network refuses anyway.
+		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
+		"IS_SANDBOX": "1",
+	}
+	if len(plugin) > 0 {
+		env["CLAUDE_CODE_PLUGIN_DIRS"] = "~/" + languagePlugin
+	}
 	settings, err := jsonFile(".claude/settings.json", object{
-		"env": object{
-			// No updates, telemetry, error reports and surveys, which a strict
-			// network refuses anyway.
-			"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
-			"IS_SANDBOX": "1",
-		},
+		"env":                               env,
 		"permissions":                       object{"defaultMode": "bypassPermissions"},
 		"skipDangerousModePermissionPrompt": true,
 		"enableAllProjectMcpServers":        true,
@@ -72,7 +80,7 @@ func claudeStage(s Setup) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []File{stateFile, settings}, nil
+	return append(plugin, stateFile, settings), nil
 }
 
 type claudeUsage struct {

@@ -28,6 +28,9 @@ type Setup struct {
 	Provider string
 	// Servers are the MCP servers that the agent is connected to.
 	Servers []Server
+	// Languages are those whose language servers Claude Code uses; see LanguageServers.
+	// The other agents have no use for them.
+	Languages []string
 	// Context is what the agent is told about the sandbox.
 	Context Context
 }

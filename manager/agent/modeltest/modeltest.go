@@ -47,6 +47,10 @@ type Step struct {
 	// Shell is a command that the model has run first, by the tool that the
 	// program offers for this; none if it is empty.
 	Shell string
+	// Tool is a tool of the program that the model calls first, with Input, in place
+	// of a command; none if it is empty.
+	Tool  string
+	Input map[string]any
 	// Answer is said in the end.
 	Answer string
 	// Status refuses the request with this HTTP status instead.

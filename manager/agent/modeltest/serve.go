@@ -30,9 +30,9 @@ type item struct {
 
 // reply is what the model does: it calls a tool, or else it says something.
 type reply struct {
-	text    string
-	tool    string
-	command string
+	text  string
+	tool  string
+	input map[string]any // of the tool
 }
 
 // shellTools are the tools by which the agents run a command, with the argument
@@ -109,23 +109,22 @@ func (s *Service) choose(items []item) (step Step, at int) {
 
 // answer is what a step comes to: first its tool, and its words when that is done.
 func (c conversation) answer(step Step, at int) reply {
-	i := slices.IndexFunc(c.tools, func(name string) bool { return shellTools[name] != "" })
-	if step.Shell == "" || len(c.results(at)) > 0 {
+	switch {
+	case step.Shell == "" && step.Tool == "" || len(c.results(at)) > 0:
 		return reply{text: step.Answer}
+	case step.Tool != "":
+		return reply{tool: step.Tool, input: step.Input}
 	}
+	i := slices.IndexFunc(c.tools, func(name string) bool { return shellTools[name] != "" })
 	if i < 0 {
 		return reply{text: "The program offers no tool for commands."}
 	}
-	return reply{tool: c.tools[i], command: step.Shell}
-}
-
-// arguments are those of the tool that a reply calls.
-func (r reply) arguments() map[string]any {
-	args := map[string]any{shellTools[r.tool]: r.command}
-	if r.tool == "Bash" {
-		args["description"] = "Run a command"
+	tool := c.tools[i]
+	input := map[string]any{shellTools[tool]: step.Shell}
+	if tool == "Bash" {
+		input["description"] = "Run a command"
 	}
-	return args
+	return reply{tool: tool, input: input}
 }
 
 func (c conversation) results(at int) []string {
