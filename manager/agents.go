@@ -61,7 +61,10 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 	if opts.Image == "" && !slices.ContainsFunc(opts.Dependencies, func(d string) bool { return d == a.Dependency || strings.HasPrefix(d, a.Dependency+"@") }) {
 		opts.Dependencies = append(slices.Clip(opts.Dependencies), a.Dependency)
 	}
-	if opts, err = withLanguages(opts); err != nil {
+	if opts, err = withLanguages(opts); err == nil {
+		opts, err = m.withMarketplaces(opts)
+	}
+	if err != nil {
 		return opts, err
 	}
 	opts.Grants, err = m.grantsFor(ctx, a, opts.Grants)
@@ -199,7 +202,8 @@ func (m *Manager) stageAgent(_ context.Context, c *creation) error {
 	dir := filepath.Join(m.store.RunStore(c.row.ID).GateDir(), runtime.GateAgentHome)
 	section := c.opts.sections[a.Name]
 	setup := agent.Setup{
-		Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: section.provider, Languages: section.languages, Context: m.contextOf(c),
+		Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: section.provider, Languages: section.languages,
+		Plugins: section.plugins, Marketplaces: c.opts.marketplaces, Context: m.contextOf(c),
 	}
 	for name := range c.opts.Secrets {
 		setup.Env = append(setup.Env, name+"=") // the guest has the value

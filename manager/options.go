@@ -173,6 +173,8 @@ type Options struct {
 	proxyPort int                // where published ports have names, see RoutingPort; zero is the default
 	// sections are what a Config says about agents, by their names.
 	sections map[string]agentSection
+	// marketplaces are directories of the sandbox, by their names.
+	marketplaces map[string]string
 	// session is the one of Resume. The agent's own goes away with the sandbox if it
 	// forgetsSessions.
 	session         string

@@ -76,6 +76,8 @@ var configKeys = []configKey{
 	{"container.ulimits", "", takeUlimits},
 	{"language_servers", "", takeSections},
 	{"claude.mcp", "", takeSections},
+	{"claude.plugins", "", takeSections},
+	{"claude.marketplaces", "without github and git", takeSections},
 	{"claude.sync_logs", "", takeSections},
 	{"codex.mcp", "", takeSections},
 	{"codex.sync_logs", "", takeSections},
@@ -91,7 +93,9 @@ var configKeys = []configKey{
 
 // refusalReasons say why a key is refused that could do nothing in a sandbox.
 var refusalReasons = map[string]string{
-	"container.dns": " because a sandbox resolves no names: the gate does, as this machine would",
+	"container.dns":            " because a sandbox resolves no names: the gate does, as this machine would",
+	"claude.subscription_type": " because it is of the grant: `drawbridge grant claude --set subscription_type=PLAN`",
+	"claude.rate_limit_tier":   " because it is of the grant: `drawbridge grant claude --set rate_limit_tier=TIER`",
 }
 
 // ignoreConfig honours what holds in any case.
@@ -253,11 +257,19 @@ type agentSection struct {
 	forgetsSessions bool
 	provider, model string
 	languages       []string
+	plugins         map[string]bool
+	marketplaces    map[string]config.Marketplace
 }
 
 func takeSections(o *Options, c *config.Config) error {
+	if err := checkMarketplaces(c.Claude.Marketplaces); err != nil {
+		return err
+	}
 	o.sections = map[string]agentSection{
-		"claude": {servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs), languages: c.LanguageServers},
+		"claude": {
+			servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs), languages: c.LanguageServers,
+			plugins: c.Claude.Plugins, marketplaces: c.Claude.Marketplaces,
+		},
 		"codex":  {servers: c.Codex.MCP, forgetsSessions: isOff(c.Codex.SyncLogs)},
 		"gemini": {servers: c.Gemini.MCP, forgetsSessions: isOff(c.Gemini.SyncLogs)},
 		"pi":     {provider: c.Pi.Provider, model: c.Pi.Model},

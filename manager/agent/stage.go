@@ -31,6 +31,10 @@ type Setup struct {
 	// Languages are those whose language servers Claude Code uses; see LanguageServers.
 	// The other agents have no use for them.
 	Languages []string
+	// Plugins are those of Claude Code that are on or off, as NAME@MARKETPLACE, and
+	// Marketplaces the directories of the sandbox that they come from, by their names.
+	Plugins      map[string]bool
+	Marketplaces map[string]string
 	// Context is what the agent is told about the sandbox.
 	Context Context
 }
