@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -57,6 +58,9 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 	if err != nil {
 		return opts, failf(CodeInvalidArgument, "", "%v", err)
 	}
+	if opts, err = withModelServer(opts); err != nil {
+		return opts, err
+	}
 	opts.Env = slices.Concat(a.Env, opts.Env)
 	if opts.Image == "" && !slices.ContainsFunc(opts.Dependencies, func(d string) bool { return d == a.Dependency || strings.HasPrefix(d, a.Dependency+"@") }) {
 		opts.Dependencies = append(slices.Clip(opts.Dependencies), a.Dependency)
@@ -90,6 +94,22 @@ func withSection(opts Options) Options {
 		}
 	}
 	return opts
+}
+
+// withModelServer has the agent ask its model at the server that the Config names. The
+// gate sends the credential of the model there, and nowhere else.
+func withModelServer(opts Options) (Options, error) {
+	wanted := opts.sections[opts.Agent].modelServer
+	if wanted == "" {
+		return opts, nil
+	}
+	server, err := provider.ParseModelServer(wanted)
+	if err != nil {
+		return opts, failf(CodeInvalidArgument, "correct claude.base_url in moat.yaml", "%v", err)
+	}
+	opts.modelServer = server.URL()
+	opts.Env = append([]string{"ANTHROPIC_BASE_URL=" + server.URL()}, opts.Env...)
+	return opts, nil
 }
 
 // withLanguages adds what the language servers of the agent need. An image that is named

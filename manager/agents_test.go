@@ -180,9 +180,9 @@ codex: {mcp: {notes: {command: note, grant: npm}}}
 		t.Errorf("without consent to the grant of a server: %+v, %v", run, err)
 	}
 	for config, says := range map[string]string{
-		"claude: {mcp: {a.b: {command: x}}}":      "not a name for an MCP server",
-		"codex: {shared_sessions: true}":          "codex.shared_sessions",
-		"claude: {base_url: 'https://x.example'}": "claude.base_url",
+		"claude: {mcp: {a.b: {command: x}}}":     "not a name for an MCP server",
+		"codex: {shared_sessions: true}":         "codex.shared_sessions",
+		"claude: {base_url: 'http://x.example'}": "write https://",
 	} {
 		if run, err := m.Create(t.Context(), Options{Agent: "claude", Prompt: "x", Image: w.image, Config: parseConfig(t, config+"\n")}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %+v, %v; want %q", config, run, err, says)

@@ -76,6 +76,7 @@ var configKeys = []configKey{
 	{"container.ulimits", "", takeUlimits},
 	{"language_servers", "", takeSections},
 	{"claude.mcp", "", takeSections},
+	{"claude.base_url", "", takeSections},
 	{"claude.plugins", "", takeSections},
 	{"claude.marketplaces", "without github and git", takeSections},
 	{"claude.sync_logs", "", takeSections},
@@ -256,6 +257,7 @@ type agentSection struct {
 	servers         map[string]config.LocalMCP
 	forgetsSessions bool
 	provider, model string
+	modelServer     string // a URL
 	languages       []string
 	plugins         map[string]bool
 	marketplaces    map[string]config.Marketplace
@@ -268,7 +270,7 @@ func takeSections(o *Options, c *config.Config) error {
 	o.sections = map[string]agentSection{
 		"claude": {
 			servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs), languages: c.LanguageServers,
-			plugins: c.Claude.Plugins, marketplaces: c.Claude.Marketplaces,
+			modelServer: c.Claude.BaseURL, plugins: c.Claude.Plugins, marketplaces: c.Claude.Marketplaces,
 		},
 		"codex":  {servers: c.Codex.MCP, forgetsSessions: isOff(c.Codex.SyncLogs)},
 		"gemini": {servers: c.Gemini.MCP, forgetsSessions: isOff(c.Gemini.SyncLogs)},

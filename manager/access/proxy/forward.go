@@ -190,10 +190,15 @@ func (s *session) forward(req *http.Request, target policy.Target, scheme string
 		s.answer(e.Status, policyRefusal(target, d))
 		return false
 	}
-	if scheme == "http" && s.run.inspects(target) {
-		e.Decision, e.Status, e.Error = Refused, http.StatusForbidden, "it is plain HTTP to the port of a grant"
-		s.answer(e.Status, plainRefusal(target))
-		return false
+	if scheme == "http" {
+		// Each request of such a connection may be for another target.
+		s.granted = s.run.granted(target)
+		// Nobody is on the way to a port of this machine.
+		if s.granted != nil && target.Host.String() != policy.HostName {
+			e.Decision, e.Status, e.Error = Refused, http.StatusForbidden, "it is plain HTTP to the port of a grant"
+			s.answer(e.Status, plainRefusal(target))
+			return false
+		}
 	}
 	means, err := s.granted.ready(s.ctx, target, req.Header, req.URL.Path)
 	if err != nil {

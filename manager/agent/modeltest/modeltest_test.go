@@ -119,7 +119,7 @@ func TestProtocols(t *testing.T) {
 				t.Fatalf("%d requests are recorded, want 6", len(requests))
 			}
 			want := Request{
-				API: api, Path: requests[0].Path, Model: "m", Credential: "key", System: "be good",
+				API: api, Host: requests[0].Host, Path: requests[0].Path, Model: "m", Credential: "key", System: "be good",
 				Prompts: []string{"please write it"}, Tools: []string{"Read", a.tool},
 			}
 			if diff := cmp.Diff(want, requests[0]); diff != "" {
@@ -129,6 +129,20 @@ func TestProtocols(t *testing.T) {
 				t.Errorf("the results of tools are %q", got)
 			}
 		})
+	}
+}
+
+// TestAskedDirectly sees that a program that is told another address gets an answer.
+func TestAskedDirectly(t *testing.T) {
+	t.Parallel()
+	s, _ := start(t)
+	a := apis[Anthropic]
+	status, answer := post(t, http.DefaultClient, s.ProxyURL()+"/v1/messages", a.header, strings.Replace(a.prompt, "PROMPT", "please read it", 1))
+	if status != http.StatusOK || !strings.Contains(answer, "It says 1.") {
+		t.Errorf("the answer is %d: %s", status, answer)
+	}
+	if got := s.Requests(); len(got) != 1 || "http://"+got[0].Host != s.ProxyURL() {
+		t.Errorf("recorded are %+v", got)
 	}
 }
 

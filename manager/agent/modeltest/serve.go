@@ -82,7 +82,7 @@ func protocol(r *http.Request) (read func(string, []byte) (conversation, error),
 	switch {
 	case r.Method != http.MethodPost:
 		return nil, nil, false
-	case r.Host == anthropicHost && path == "/v1/messages":
+	case path == "/v1/messages":
 		return readAnthropic, writeAnthropic, true
 	case r.Host == openaiHost && path == "/v1/responses":
 		return readOpenAI, writeOpenAI, true
@@ -139,7 +139,7 @@ func (c conversation) results(at int) []string {
 
 func (s *Service) record(r *http.Request, c conversation, at int) {
 	request := Request{
-		API: c.api, Path: r.URL.Path, Model: c.model, System: strings.Join(c.system, "\n"),
+		API: c.api, Host: r.Host, Path: r.URL.Path, Model: c.model, System: strings.Join(c.system, "\n"),
 		Results: c.results(at), Tools: c.tools,
 	}
 	for _, name := range []string{"X-Api-Key", "X-Goog-Api-Key", "Authorization"} {
