@@ -134,6 +134,10 @@ func (l *imageLayer) fill(modules, busybox string) error {
 			return err
 		}
 	}
+	// Scripts of Node.js begin with it.
+	if err := l.WriteHeader(&tar.Header{Name: "usr/bin/env", Typeflag: tar.TypeSymlink, Linkname: "/bin/busybox", Mode: 0o777}); err != nil {
+		return err
+	}
 	for _, name := range []string{"@anthropic-ai/claude-code", "@anthropic-ai/claude-code-linux-x64"} {
 		if err := l.tree(filepath.Join(modules, name), packages+"/"+name); err != nil {
 			return err
