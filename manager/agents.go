@@ -10,9 +10,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/provider"
 	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
@@ -56,9 +58,18 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 	if err != nil {
 		return opts, failf(CodeInvalidArgument, "", "%v", err)
 	}
+	if opts, err = withModelServer(opts); err != nil {
+		return opts, err
+	}
 	opts.Env = slices.Concat(a.Env, opts.Env)
 	if opts.Image == "" && !slices.ContainsFunc(opts.Dependencies, func(d string) bool { return d == a.Dependency || strings.HasPrefix(d, a.Dependency+"@") }) {
 		opts.Dependencies = append(slices.Clip(opts.Dependencies), a.Dependency)
+	}
+	if opts, err = withLanguages(opts); err == nil {
+		opts, err = m.withMarketplaces(opts)
+	}
+	if err != nil {
+		return opts, err
 	}
 	opts.Grants, err = m.grantsFor(ctx, a, opts.Grants)
 	return opts, err
@@ -83,6 +94,68 @@ func withSection(opts Options) Options {
 		}
 	}
 	return opts
+}
+
+// withModelServer has the agent ask its model at the server that the Config names. The
+// gate sends the credential of the model there, and nowhere else.
+func withModelServer(opts Options) (Options, error) {
+	wanted := opts.sections[opts.Agent].modelServer
+	if wanted == "" {
+		return opts, nil
+	}
+	server, err := provider.ParseModelServer(wanted)
+	if err != nil {
+		return opts, failf(CodeInvalidArgument, "correct claude.base_url in moat.yaml", "%v", err)
+	}
+	opts.modelServer = server.URL()
+	opts.Env = append([]string{"ANTHROPIC_BASE_URL=" + server.URL()}, opts.Env...)
+	return opts, nil
+}
+
+// withLanguages adds what the language servers of the agent need. An image that is named
+// has to have them, like the agent.
+func withLanguages(opts Options) (Options, error) {
+	if opts.Image != "" {
+		return opts, nil
+	}
+	wanted := slices.Clone(opts.Dependencies)
+	for _, language := range opts.sections[opts.Agent].languages {
+		server, err := agent.LookupLanguageServer(language)
+		if err != nil {
+			return opts, failf(CodeInvalidArgument, "correct language_servers in moat.yaml", "%v", err)
+		}
+		for _, need := range server.Dependencies {
+			if wanted, err = withDependency(wanted, need); err != nil {
+				return opts, failf(CodeInvalidArgument, "", "the language server for %s: %v", language, err)
+			}
+		}
+	}
+	opts.Dependencies = wanted
+	return opts, nil
+}
+
+// withDependency adds a dependency, unless it is there in a version that does: any for
+// one that names none, and otherwise the one that is named, or a newer one.
+func withDependency(all []string, need string) ([]string, error) {
+	name, least, _ := strings.Cut(need, "@")
+	i := slices.IndexFunc(all, func(d string) bool { return d == name || strings.HasPrefix(d, name+"@") })
+	if i < 0 {
+		return append(all, need), nil
+	}
+	_, version, isNamed := strings.Cut(all[i], "@")
+	if least == "" {
+		return all, nil
+	}
+	if !isNamed {
+		all[i] = need
+		return all, nil
+	}
+	major, _, _ := strings.Cut(version, ".")
+	have, err := strconv.Atoi(major)
+	if want, _ := strconv.Atoi(least); err != nil || have < want {
+		return nil, fmt.Errorf("the dependency %s is too old for it; use %s, or leave the language server out", all[i], need)
+	}
+	return all, nil
 }
 
 // sessionOf returns the session of an earlier run, and the workspace that it is of.
@@ -186,6 +259,9 @@ func (m *Manager) stageAgent(_ context.Context, c *creation) error {
 func (m *Manager) setupOf(c *creation, a agent.Agent) agent.Setup {
 	section := c.opts.sections[a.Name]
 	setup := agent.Setup{Workspace: runtime.WorkspacePath, Env: slices.Clone(c.spec.Env), Provider: section.provider, Context: m.contextOf(c)}
+	if a.Name == c.opts.Agent { // others could do without what they need, which the run was made with
+		setup.Languages, setup.Plugins, setup.Marketplaces = section.languages, section.plugins, c.opts.marketplaces
+	}
 	for name := range c.opts.Secrets {
 		setup.Env = append(setup.Env, name+"=") // the guest has the value
 	}

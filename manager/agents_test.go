@@ -183,12 +183,54 @@ codex: {mcp: {notes: {command: note, grant: npm}}}
 		t.Errorf("without consent to the grant of a server: %+v, %v", run, err)
 	}
 	for config, says := range map[string]string{
-		"claude: {mcp: {a.b: {command: x}}}":      "not a name for an MCP server",
-		"codex: {shared_sessions: true}":          "codex.shared_sessions",
-		"claude: {base_url: 'https://x.example'}": "claude.base_url",
+		"claude: {mcp: {a.b: {command: x}}}":     "not a name for an MCP server",
+		"codex: {shared_sessions: true}":         "codex.shared_sessions",
+		"claude: {base_url: 'http://x.example'}": "write https://",
 	} {
 		if run, err := m.Create(t.Context(), Options{Agent: "claude", Prompt: "x", Image: w.image, Config: parseConfig(t, config+"\n")}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %+v, %v; want %q", config, run, err, says)
+		}
+	}
+}
+
+// What language servers need is among the dependencies of the run, once and new enough.
+func TestLanguageServersAreDependencies(t *testing.T) {
+	t.Parallel()
+	with := func(agent, image string, languages []string, dependencies ...string) (Options, error) {
+		return withLanguages(Options{
+			Agent: agent, Image: image, Dependencies: dependencies, sections: map[string]agentSection{"claude": {languages: languages}},
+		})
+	}
+	for name, tt := range map[string]struct {
+		agent, image string
+		languages    []string
+		has, want    string // names of dependencies
+	}{
+		"all":                 {"claude", "", []string{"go", "python", "typescript"}, "claude-code", "claude-code go gopls pyright typescript@7"},
+		"there already":       {"claude", "", []string{"go", "typescript"}, "go@1.25 gopls@0.22.0 typescript", "go@1.25 gopls@0.22.0 typescript@7"},
+		"newer":               {"claude", "", []string{"typescript"}, "typescript@8.1", "typescript@8.1"},
+		"of the image":        {"claude", "mine", []string{"go"}, "", ""},
+		"for another agent":   {"codex", "", []string{"go"}, "codex-cli", "codex-cli"},
+		"for a plain command": {"", "", []string{"go"}, "make", "make"},
+	} {
+		got, err := with(tt.agent, tt.image, tt.languages, strings.Fields(tt.has)...)
+		if err != nil || strings.Join(got.Dependencies, " ") != tt.want {
+			t.Errorf("%s: %v, %v; want %s", name, got.Dependencies, err, tt.want)
+		}
+	}
+	for _, old := range []string{"typescript@5.9", "typescript@latest"} {
+		if got, err := with("claude", "", []string{"typescript"}, old); err == nil || !strings.Contains(err.Error(), "use typescript@7") {
+			t.Errorf("%s: %v, %v", old, got.Dependencies, err)
+		}
+	}
+	for _, s := range agent.LanguageServers() {
+		list, err := deps.Parse(s.Dependencies)
+		if err != nil {
+			t.Errorf("%s: %v", s.Language, err)
+			continue
+		}
+		if plan, err := deps.Resolve(list); err != nil || plan.Empty() {
+			t.Errorf("%s installs nothing: %v", s.Language, err)
 		}
 	}
 }

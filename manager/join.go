@@ -93,6 +93,9 @@ func (m *Manager) join(ctx context.Context, runID string, opts JoinOptions) (*Jo
 type joinable struct {
 	Setup  agent.Setup `json:"setup"`
 	Grants []string    `json:"grants,omitempty"`
+	// Lacks is a key of moat.yaml that only a run of the agent is made with, and that
+	// this one was not; empty if there is none.
+	Lacks string `json:"lacks,omitempty"`
 }
 
 // keepSetups keeps what the files of agents are made from that join the run, where it
@@ -111,6 +114,9 @@ func (m *Manager) keepSetups(c *creation) error {
 			}
 		}
 		section := c.opts.sections[a.Name]
+		if a.Name != c.opts.Agent {
+			one.Lacks = section.ofItsRun()
+		}
 		if section.provider != "" {
 			one.Grants = append(one.Grants, section.provider)
 		}
@@ -157,6 +163,9 @@ func (m *Manager) filesToJoin(row *storage.RunRow, a agent.Agent) ([]agent.File,
 	setups, err := decode[map[string]joinable](data, "set-ups of agents", row.ID)
 	if err != nil {
 		return nil, err
+	}
+	if key := setups[a.Name].Lacks; key != "" {
+		return nil, failf(CodeConflict, fmt.Sprintf("create a run with `--agent %s`, and join that", a.Name), "moat.yaml has %s, which a run of %s is made with, and this is none", key, a.Title)
 	}
 	for _, name := range setups[a.Name].Grants {
 		if !slices.Contains(sp.Grants, name) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/agent"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -49,6 +50,29 @@ func joinWorld(t *testing.T) (w *world, m *Manager, run *Run) {
 		Config: parseConfig(t, "codex: {mcp: {notes: {command: note, grant: npm}}}\n"),
 	})
 	return w, m, run
+}
+
+// What a run of an agent is made with, one that joins another run would lack.
+func TestJoinRefusesWhatOnlyItsOwnRunIsMadeWith(t *testing.T) {
+	t.Parallel()
+	for key, section := range map[string]agentSection{
+		"claude.base_url":  {modelServer: "https://models.example.com"},
+		"language_servers": {languages: []string{"go"}},
+		"claude.plugins":   {plugins: map[string]bool{"docs@own": true}},
+		"":                 {marketplaces: map[string]config.Marketplace{"own": {Source: "directory", Path: "own"}}},
+	} {
+		if got := section.ofItsRun(); got != key {
+			t.Errorf("%+v is of its run by %q, want %q", section, got, key)
+		}
+	}
+	w, m, _ := joinWorld(t)
+	run := w.create(m, Options{Image: w.image, Grants: []string{"anthropic"}, Cmd: shell("sleep 1000"), Config: parseConfig(t, "language_servers: [go]\n")})
+	if err := m.Start(t.Context(), run.ID, StartOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Join(t.Context(), run.ID, JoinOptions{Agent: "claude", Prompt: "x"}); AsError(err).Code != CodeConflict || !strings.Contains(err.Error(), "language_servers") {
+		t.Errorf("it joins: %v", err)
+	}
 }
 
 func TestAgentsJoinARun(t *testing.T) {

@@ -275,7 +275,7 @@ func registration(store *storage.RunStore, id string, sp *spec, token string) da
 	}
 	return daemon.RegisterRequest{
 		RunID: id, Grants: sp.Grants, Profile: sp.Profile, NetworkPolicy: string(sp.Network), NetworkRules: sp.Rules, NetworkLimit: sp.Limit, Learn: sp.Learn, Operations: sp.Operations,
-		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, SSHAuthSock: sp.SSHAuthSock, Secrets: secrets, Token: token,
+		GateDir: store.GateDir(), LogDir: store.NetworkLogDir(), LogLimit: networkLogLimit, SSHAuthSock: sp.SSHAuthSock, Secrets: secrets, ModelServer: sp.ModelServer, Token: token,
 	}
 }
 

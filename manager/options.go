@@ -178,7 +178,10 @@ type Options struct {
 	worktree   *worktree.Worktree // of WorktreeBranch, once it is there; Workspace is in it
 	proxyPort  int                // where published ports have names, see RoutingPort; zero is the default
 	// sections are what a Config says about agents, by their names.
-	sections map[string]agentSection
+	sections    map[string]agentSection
+	modelServer string // at which the agent asks its model; empty is that of its maker
+	// marketplaces are directories of the sandbox, by their names.
+	marketplaces map[string]string
 	// session is the one of Resume. The agent's own goes away with the sandbox if it
 	// forgetsSessions.
 	session         string

@@ -94,7 +94,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		Interactive: opts.Interactive || tty, TTY: tty,
 		MemoryBytes: limits.MemoryBytes, CPUs: limits.CPUs,
 		Spec: encode(spec{
-			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Operations: opts.operations, Agent: opts.Agent, Session: opts.session, ForgetsSessions: opts.forgetsSessions, FirstPrompt: firstPrompt(opts), Request: opts.request, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), Secrets: opts.Secrets, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
+			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Operations: opts.operations, Agent: opts.Agent, Session: opts.session, ForgetsSessions: opts.forgetsSessions, FirstPrompt: firstPrompt(opts), Request: opts.request, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), ModelServer: opts.modelServer, Secrets: opts.Secrets, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
 			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned, Worktree: opts.worktree,
 			Exclude: exclude, Volumes: opts.Volumes, Services: serviceSpecs(opts.services),
 		}),

@@ -78,7 +78,11 @@ var configKeys = []configKey{
 	{"container.memory", "", func(o *Options, c *config.Config) error { fillIn(&o.MemoryBytes, c.Container.Memory<<20); return nil }},
 	{"container.cpus", "", func(o *Options, c *config.Config) error { fillIn(&o.CPUs, c.Container.CPUs); return nil }},
 	{"container.ulimits", "", takeUlimits},
+	{"language_servers", "", takeSections},
 	{"claude.mcp", "", takeSections},
+	{"claude.base_url", "", takeSections},
+	{"claude.plugins", "", takeSections},
+	{"claude.marketplaces", "without github and git", takeSections},
 	{"claude.sync_logs", "", takeSections},
 	{"codex.mcp", "", takeSections},
 	{"codex.sync_logs", "", takeSections},
@@ -94,7 +98,9 @@ var configKeys = []configKey{
 
 // refusalReasons say why a key is refused that could do nothing in a sandbox.
 var refusalReasons = map[string]string{
-	"container.dns": " because a sandbox resolves no names: the gate does, as this machine would",
+	"container.dns":            " because a sandbox resolves no names: the gate does, as this machine would",
+	"claude.subscription_type": " because it is of the grant: `drawbridge grant claude --set subscription_type=PLAN`",
+	"claude.rate_limit_tier":   " because it is of the grant: `drawbridge grant claude --set rate_limit_tier=TIER`",
 }
 
 // ignoreConfig honours what holds in any case.
@@ -252,11 +258,35 @@ type agentSection struct {
 	servers         map[string]config.LocalMCP
 	forgetsSessions bool
 	provider, model string
+	modelServer     string // a URL
+	languages       []string
+	plugins         map[string]bool
+	marketplaces    map[string]config.Marketplace
+}
+
+// ofItsRun is a key of the section that only a run of the agent is made with; empty if
+// it has none. One that joins another run has to do without what these bring there.
+func (s *agentSection) ofItsRun() string {
+	switch {
+	case s.modelServer != "":
+		return "claude.base_url"
+	case len(s.languages) > 0:
+		return "language_servers"
+	case len(s.plugins) > 0:
+		return "claude.plugins"
+	}
+	return ""
 }
 
 func takeSections(o *Options, c *config.Config) error {
+	if err := checkMarketplaces(c.Claude.Marketplaces); err != nil {
+		return err
+	}
 	o.sections = map[string]agentSection{
-		"claude": {servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs)},
+		"claude": {
+			servers: c.Claude.MCP, forgetsSessions: isOff(c.Claude.SyncLogs), languages: c.LanguageServers,
+			modelServer: c.Claude.BaseURL, plugins: c.Claude.Plugins, marketplaces: c.Claude.Marketplaces,
+		},
 		"codex":  {servers: c.Codex.MCP, forgetsSessions: isOff(c.Codex.SyncLogs)},
 		"gemini": {servers: c.Gemini.MCP, forgetsSessions: isOff(c.Gemini.SyncLogs)},
 		"pi":     {provider: c.Pi.Provider, model: c.Pi.Model},

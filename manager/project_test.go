@@ -142,8 +142,13 @@ func TestAllRefusedKeysAreNamedAtOnce(t *testing.T) {
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
+	for _, key := range []string{"subscription_type", "rate_limit_tier"} {
+		if _, err := withConfig(Options{Config: parseConfig(t, "claude: {"+key+": pro}\n")}); err == nil || !strings.Contains(err.Error(), "`drawbridge grant claude --set "+key+"=") {
+			t.Errorf("claude.%s: %v", key, err)
+		}
+	}
 	// A Config that a program has made has no lines, and is not checked by the parser.
-	if _, err := withConfig(Options{Config: &config.Config{LanguageServers: []string{"go"}}}); err == nil || !strings.Contains(err.Error(), "language_servers") {
+	if _, err := withConfig(Options{Config: &config.Config{Copilot: config.Copilot{Model: "x"}}}); err == nil || !strings.Contains(err.Error(), "copilot.model") {
 		t.Errorf("got %v", err)
 	}
 	if _, err := withConfig(Options{Config: &config.Config{Network: config.Network{Host: []int{65536}}}}); AsError(err).Code != CodeInvalidArgument {

@@ -41,6 +41,7 @@ type spec struct {
 	// SSHAuthSock is the socket of the SSH agent that whoever created the run has,
 	// where an SSH grant may need it.
 	SSHAuthSock string         `json:"ssh_auth_sock,omitempty"`
+	ModelServer string         `json:"model_server,omitempty"`
 	Ports       map[string]int `json:"ports,omitempty"`
 	// Secrets are references, by the variables that they are for.
 	Secrets    map[string]string `json:"secrets,omitempty"`

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
 	"github.com/docker/docker/api/types/image"
@@ -47,8 +48,11 @@ func TestAgentWorksInAnImage(t *testing.T) {
 	c.goesOn(server, service, id)
 }
 
+// importTimeout bounds the import of an image of 500 MB.
+const importTimeout = 10 * time.Minute
+
 // agentImage returns an image of Claude Code, Node.js, bash and busybox, all of this
-// machine, which the tests share.
+// machine, and of what stands for Go and its language server, which the tests share.
 func agentImage(t *testing.T) string {
 	t.Helper()
 	modules, busybox := agentModules(t), runtimetest.Busybox(t)
@@ -85,7 +89,7 @@ func makeAgentImage(modules, busybox string) (string, error) {
 		layer := &imageLayer{Writer: tar.NewWriter(writer), has: map[string]bool{}}
 		writer.CloseWithError(layer.fill(modules, busybox)) // the import ends with it
 	}()
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), importTimeout)
 	defer cancel()
 	progress, err := engine.ImageImport(ctx, image.ImportSource{Source: reader, SourceName: "-"}, ref, image.ImportOptions{
 		Changes: []string{"LABEL " + runtimetest.ImageLabel + "=agent", "ENV PATH=/usr/local/bin:/bin"},
@@ -121,6 +125,10 @@ func (l *imageLayer) fill(modules, busybox string) error {
 			return err
 		}
 	}
+	// Scripts of Node.js begin with it.
+	if err := l.WriteHeader(&tar.Header{Name: "usr/bin/env", Typeflag: tar.TypeSymlink, Linkname: "/bin/busybox", Mode: 0o777}); err != nil {
+		return err
+	}
 	for _, name := range []string{"@anthropic-ai/claude-code", "@anthropic-ai/claude-code-linux-x64"} {
 		if err := l.tree(filepath.Join(modules, name), packages+"/"+name); err != nil {
 			return err
@@ -129,6 +137,9 @@ func (l *imageLayer) fill(modules, busybox string) error {
 	texts := map[string]string{
 		"usr/local/bin/claude": "#!/bin/sh\nexec node /" + packages + "/" + installedAgents["claude"].script + " \"$@\"\n",
 		"etc/passwd":           "root:x:0:0::/root:/bin/sh\nsandbox:x:1000:1000::/tmp:/bin/sh\n",
+	}
+	for name, text := range goPrograms {
+		texts["usr/local/bin/"+name] = text
 	}
 	for name, text := range texts {
 		if err := l.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(text))}); err != nil {

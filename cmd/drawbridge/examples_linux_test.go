@@ -55,7 +55,8 @@ var examples = map[string]example{
 			t.Errorf("the hook left %q, %v", starts, err)
 		}
 	}},
-	"mounts": {prints: []string{"what the sandbox may read\n", "and nobody writes there\n"}},
+	"language-servers": {prints: []string{"greet is called once."}, prepare: languageMachine},
+	"mounts":           {prints: []string{"what the sandbox may read\n", "and nobody writes there\n"}},
 	"network": {
 		prints: []string{"served /\n", "refused\n"},
 		served: map[string]http.HandlerFunc{"example.com": func(w http.ResponseWriter, req *http.Request) {

@@ -67,21 +67,44 @@ func claudeStage(s Setup) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	settings, err := jsonFile(".claude/settings.json", object{
-		"env": object{
-			// No updates, telemetry, error reports and surveys, which a strict
-			// network refuses anyway.
-			"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
-			"IS_SANDBOX": "1",
-		},
-		"permissions":                       object{"defaultMode": "bypassPermissions"},
-		"skipDangerousModePermissionPrompt": true,
-		"enableAllProjectMcpServers":        true,
-	})
+	plugin, err := languageFiles(s.Languages)
 	if err != nil {
 		return nil, err
 	}
-	return []File{stateFile, settings}, nil
+	settings, err := jsonFile(".claude/settings.json", claudeSettings(s))
+	if err != nil {
+		return nil, err
+	}
+	return append(plugin, stateFile, settings), nil
+}
+
+func claudeSettings(s Setup) object {
+	env := object{
+		// No updates, telemetry, error reports and surveys, which a strict
+		// network refuses anyway.
+		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_AUTOUPDATER": "1",
+		"IS_SANDBOX": "1",
+	}
+	if len(s.Languages) > 0 {
+		env["CLAUDE_CODE_PLUGIN_DIRS"] = "~/" + languagePlugin
+	}
+	settings := object{
+		"env":                               env,
+		"permissions":                       object{"defaultMode": "bypassPermissions"},
+		"skipDangerousModePermissionPrompt": true,
+		"enableAllProjectMcpServers":        true,
+	}
+	if len(s.Plugins) > 0 {
+		settings["enabledPlugins"] = s.Plugins
+	}
+	if len(s.Marketplaces) > 0 {
+		known := object{}
+		for name, dir := range s.Marketplaces {
+			known[name] = object{"source": object{"source": "directory", "path": dir}}
+		}
+		settings["extraKnownMarketplaces"] = known
+	}
+	return settings
 }
 
 type claudeUsage struct {

@@ -38,6 +38,9 @@ What else the agents differ in:
 - Claude Code asks ` + "`api.anthropic.com`" + ` for the settings and limits of an organisation, whatever its settings are.
 - MCP servers that Codex and Gemini CLI start get but a few variables by themselves; the settings name those of the
   sandbox, by which a server finds the gate and the placeholders of grants.
+- Language servers, by ` + "`language_servers`" + ` of moat.yaml, are for Claude Code: a plugin in its home names them, so that
+  nothing is fetched for them when it starts. What a server fetches itself, such as Go modules, goes through the gate
+  like all else. An image that is named has to have the servers, and a native run uses those of the machine.
 - Codex and Claude Code read standard input before they begin, so it has to be at its end.
 `
 
@@ -85,6 +88,10 @@ func page(t *testing.T) string {
 			}
 		}
 		fmt.Fprintf(&b, "| %s | %s | `~/%s` |\n", a.Title, code(settings), a.ContextFile)
+	}
+	b.WriteString("\n| language | server of Claude Code | dependencies | command |\n| --- | --- | --- | --- |\n")
+	for _, s := range LanguageServers() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s | `%s` |\n", s.Language, s.Title, code(s.Dependencies), strings.Join(s.Command, " "))
 	}
 	return b.String() + pageFoot
 }

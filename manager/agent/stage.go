@@ -28,6 +28,13 @@ type Setup struct {
 	Provider string
 	// Servers are the MCP servers that the agent is connected to.
 	Servers []Server
+	// Languages are those whose language servers Claude Code uses; see LanguageServers.
+	// The other agents have no use for them.
+	Languages []string
+	// Plugins are those of Claude Code that are on or off, as NAME@MARKETPLACE, and
+	// Marketplaces the directories of the sandbox that they come from, by their names.
+	Plugins      map[string]bool
+	Marketplaces map[string]string
 	// Context is what the agent is told about the sandbox.
 	Context Context
 }

@@ -54,6 +54,9 @@ type RegisterRequest struct {
 	// Secrets is the file of the run's secrets, see package secret, which are masked in
 	// the record; empty where it has none.
 	Secrets string `json:"secrets,omitempty"`
+	// ModelServer is the URL at which the run asks its model, see
+	// provider.ParseModelServer; empty is that of the model's maker.
+	ModelServer string `json:"model_server,omitempty"`
 	// Token is that of an earlier registration of the run, empty if there was
 	// none.
 	Token string `json:"token,omitempty"`

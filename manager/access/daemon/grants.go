@@ -63,9 +63,17 @@ func (s *server) resolve(ctx context.Context, request *RegisterRequest) (resolve
 	if err != nil {
 		s.opts.Log.Warn("some providers cannot be used", zap.Error(err))
 	}
+	at := func(p provider.Provider) provider.Provider { return p }
+	if request.ModelServer != "" {
+		server, err := provider.ParseModelServer(request.ModelServer)
+		if err != nil {
+			return all, err
+		}
+		at = func(p provider.Provider) provider.Provider { return p.WithModelServer(server) }
+	}
 	var errs []error // all of them at once, so that a person mends them at once
 	for _, name := range request.Grants {
-		if err := all.add(ctx, s.keepers, store, catalog, name); err != nil {
+		if err := all.add(ctx, s.keepers, store, catalog, name, at); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -84,7 +92,8 @@ func (s *server) knows(request *RegisterRequest) bool {
 	return request.Token != "" || s.runs[request.RunID] != nil
 }
 
-func (r *resolved) add(ctx context.Context, keepers *keepers, store *credential.Store, catalog *provider.Catalog, name string) error {
+// add reads the credential of a grant. Its provider is the one that at makes of it.
+func (r *resolved) add(ctx context.Context, keepers *keepers, store *credential.Store, catalog *provider.Catalog, name string, at func(provider.Provider) provider.Provider) error {
 	grant, err := credential.ParseGrant(name)
 	if err != nil {
 		return err
@@ -104,6 +113,7 @@ func (r *resolved) add(ctx context.Context, keepers *keepers, store *credential.
 	if err != nil {
 		return err
 	}
+	from = at(from)
 	got, err := from.Resolve(stored.Fields())
 	if err != nil {
 		return fmt.Errorf("use the grant %s: %w", name, err)

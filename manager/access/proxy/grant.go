@@ -23,7 +23,7 @@ type Grant struct {
 
 // GrantRules returns the rules that make the hosts of grants reachable under a
 // strict policy, to be appended to the run's own rules. They are about the ports
-// of HTTPS only; the gate refuses plain HTTP to those. A host that a grant names
+// of HTTPS only; the gate refuses plain HTTP to those, but to this machine. A host that a grant names
 // exactly may be on a private network, as one that a rule names.
 //
 // Where the run's own rules allow some requests to such a host, by method and
@@ -125,8 +125,8 @@ type granted struct {
 	grants []Grant // with the rules that are about the target, whatever the path
 }
 
-// granted returns what grants mean for the requests inside a TLS connection to a
-// target.
+// granted returns what grants mean for the requests to a target, inside TLS or on this
+// machine.
 func (r *Run) granted(t policy.Target) *granted {
 	held := r.holdings()
 	found := &granted{run: r, held: held, host: t.Host.String(), port: t.Port}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -402,5 +403,30 @@ func TestRecordHasNoSecret(t *testing.T) {
 	w.raw("GET http://127.0.0.1:1/" + strings.Repeat("a", 2<<10-10) + realToken + " HTTP/1.1\r\n\r\n")
 	if e := w.entry(3); strings.Contains(e.Path, "ghp_") {
 		t.Errorf("recorded %q", e.Path)
+	}
+}
+
+// A grant for a port of this machine is used by plain HTTP: nobody is on the way. One for
+// any other host is not, also on a connection that was for this machine before.
+func TestCredentialGoesToThisMachineByPlainHTTP(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, policy.Strict)
+	var got seen
+	s := httptest.NewServer(&got)
+	t.Cleanup(s.Close)
+	port := s.Listener.Addr().(*net.TCPAddr).Port
+	w.granting(policy.Strict, []Grant{grantOf("here", testRule(policy.HostName, port, "X-Key", "secret-of-here")), grantOf("there", testRule("api.test", port, "X-Key", "secret-of-there"))})
+	c := w.client(false)
+	if status, _ := send(t, c, fmt.Sprintf("http://%s:%d/", policy.HostName, port), nil); status != http.StatusOK || got.last(t).Get("X-Key") != "secret-of-here" {
+		t.Errorf("this machine answers %d, and gets %q", status, got.last(t).Get("X-Key"))
+	}
+	if status, text := send(t, c, fmt.Sprintf("http://api.test:%d/", port), nil); status != http.StatusForbidden || !strings.Contains(text, "https only") {
+		t.Errorf("another host answers %d: %s", status, text)
+	}
+	if status, _ := send(t, c, fmt.Sprintf("http://%s:%d/", policy.HostName, port), map[string]string{"X-Key": "my own"}); status != http.StatusOK || got.last(t).Get("X-Key") != "my own" {
+		t.Errorf("a key of its own: %d, %q", status, got.last(t).Get("X-Key"))
+	}
+	if e := w.entry(0); e.Grant != "here" {
+		t.Errorf("recorded is %+v", e)
 	}
 }

@@ -60,7 +60,7 @@ func anthropicItems(content json.RawMessage) []item {
 func writeAnthropic(w http.ResponseWriter, c conversation, r reply) {
 	block, stop := object{"type": "text", "text": r.text}, "end_turn"
 	if r.tool != "" {
-		block, stop = object{"type": "tool_use", "id": fmt.Sprintf("toolu_%d", len(c.items)), "name": r.tool, "input": r.arguments()}, "tool_use"
+		block, stop = object{"type": "tool_use", "id": fmt.Sprintf("toolu_%d", len(c.items)), "name": r.tool, "input": r.input}, "tool_use"
 	}
 	usage := object{
 		"input_tokens": InputTokens - CachedTokens, "cache_read_input_tokens": CachedTokens, "cache_creation_input_tokens": 0,
@@ -77,7 +77,7 @@ func writeAnthropic(w http.ResponseWriter, c conversation, r reply) {
 	}
 	delta := object{"type": "text_delta", "text": r.text}
 	if r.tool != "" {
-		arguments, err := json.Marshal(r.arguments())
+		arguments, err := json.Marshal(r.input)
 		if err != nil {
 			panic(err) // they are ours
 		}

@@ -59,7 +59,7 @@ func readGemini(path string, body []byte) (conversation, error) {
 func writeGemini(w http.ResponseWriter, c conversation, r reply) {
 	part := object{"text": r.text}
 	if r.tool != "" {
-		part = object{"functionCall": object{"name": r.tool, "args": r.arguments()}}
+		part = object{"functionCall": object{"name": r.tool, "args": r.input}}
 	}
 	response := object{
 		"candidates": []object{{

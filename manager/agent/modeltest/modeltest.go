@@ -4,7 +4,7 @@
 // A Service is an HTTP proxy as well, which leads what is for a known host of these
 // APIs to itself, over TLS by an authority of its own, and refuses everything else.
 // So a program runs with the same settings as behind the gate, and Refused tells
-// what else it wanted to reach.
+// what else it wanted to reach. Models are asked at its own address, too, by plain HTTP.
 //
 // It judges nothing: what was asked is recorded, and the test looks at that.
 package modeltest
@@ -22,12 +22,14 @@ import (
 )
 
 // Hosts are the names that a Service answers to.
-var Hosts = []string{anthropicHost, openaiHost, geminiHost}
+var Hosts = []string{anthropicHost, openaiHost, geminiHost, OtherHost}
 
 const (
 	anthropicHost = "api.anthropic.com"
 	openaiHost    = "api.openai.com"
 	geminiHost    = "generativelanguage.googleapis.com"
+	// OtherHost is nobody's: a server that speaks the protocol of Anthropic.
+	OtherHost = "models.example.com"
 )
 
 // API is one of the protocols.
@@ -47,7 +49,8 @@ type Step struct {
 	// Shell is a command that the model has run first, by the tool that the
 	// program offers for this; none if it is empty.
 	Shell string
-	// Calls are the tools of MCP servers that it calls one after the other, instead.
+	// Calls are the tools that the model calls one after the other, in place of a
+	// command.
 	Calls []Call
 	// Answer is said in the end.
 	Answer string
@@ -79,6 +82,7 @@ const (
 // Request is one question to the model.
 type Request struct {
 	API        API
+	Host       string // that was asked, with its port where that is no usual one
 	Path       string
 	Model      string
 	Credential string   // as it came in its header
@@ -168,8 +172,13 @@ func (s *Service) refuse(what string) {
 	s.refused = append(s.refused, what)
 }
 
-// serveProxy joins a tunnel for a known host to the service.
+// serveProxy joins a tunnel for a known host to the service, and serves who asks it
+// directly.
 func (s *Service) serveProxy(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodConnect && !r.URL.IsAbs() {
+		s.serveModel(w, r)
+		return
+	}
 	host, port, err := net.SplitHostPort(r.Host)
 	if r.Method != http.MethodConnect || err != nil || port != "443" || !slices.Contains(Hosts, host) && s.site(host) == nil {
 		s.refuse(r.Host)

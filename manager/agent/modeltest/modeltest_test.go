@@ -20,6 +20,7 @@ func start(t *testing.T) (*Service, *http.Client) {
 	s, err := Start([]Step{
 		{Prompt: "write it", Shell: "echo 1 > a", Answer: "It is written."},
 		{Prompt: "read it", Answer: "It says 1."},
+		{Prompt: "open it", Calls: []Call{{Tool: "Read", Input: map[string]any{"file": "notes.txt"}}}, Answer: "It is open."},
 		{Prompt: "go away", Status: http.StatusTooManyRequests},
 	})
 	if err != nil {
@@ -101,6 +102,9 @@ func TestProtocols(t *testing.T) {
 			if answer := ask(a.prompt, "please read it"); !strings.Contains(answer, "It says 1.") || strings.Contains(answer, a.tool) {
 				t.Errorf("the model does not just answer: %s", answer)
 			}
+			if answer := ask(a.prompt, "please open it"); !strings.Contains(answer, "Read") || !strings.Contains(answer, "notes.txt") {
+				t.Errorf("the model does not call the tool that the script names: %s", answer)
+			}
 			if answer := ask(a.prompt, "what now?"); !strings.Contains(answer, "no answer to this") {
 				t.Errorf("the model answers what the script does not have: %s", answer)
 			}
@@ -111,11 +115,11 @@ func TestProtocols(t *testing.T) {
 				t.Errorf("the status of a malformed request is %d", status)
 			}
 			requests := s.Requests()
-			if len(requests) != 5 {
-				t.Fatalf("%d requests are recorded, want 5", len(requests))
+			if len(requests) != 6 {
+				t.Fatalf("%d requests are recorded, want 6", len(requests))
 			}
 			want := Request{
-				API: api, Path: requests[0].Path, Model: "m", Credential: "key", System: "be good",
+				API: api, Host: requests[0].Host, Path: requests[0].Path, Model: "m", Credential: "key", System: "be good",
 				Prompts: []string{"please write it"}, Tools: []string{"Read", a.tool},
 			}
 			if diff := cmp.Diff(want, requests[0]); diff != "" {
@@ -125,6 +129,20 @@ func TestProtocols(t *testing.T) {
 				t.Errorf("the results of tools are %q", got)
 			}
 		})
+	}
+}
+
+// TestAskedDirectly sees that a program that is told another address gets an answer.
+func TestAskedDirectly(t *testing.T) {
+	t.Parallel()
+	s, _ := start(t)
+	a := apis[Anthropic]
+	status, answer := post(t, http.DefaultClient, s.ProxyURL()+"/v1/messages", a.header, strings.Replace(a.prompt, "PROMPT", "please read it", 1))
+	if status != http.StatusOK || !strings.Contains(answer, "It says 1.") {
+		t.Errorf("the answer is %d: %s", status, answer)
+	}
+	if got := s.Requests(); len(got) != 1 || "http://"+got[0].Host != s.ProxyURL() {
+		t.Errorf("recorded are %+v", got)
 	}
 }
 

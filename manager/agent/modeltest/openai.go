@@ -69,7 +69,7 @@ const scriptTool = "exec"
 
 // openaiCall is the call of a tool.
 func openaiCall(id string, r reply) object {
-	arguments, err := json.Marshal(r.arguments())
+	arguments, err := json.Marshal(r.input)
 	if err != nil {
 		panic(err) // they are ours
 	}

@@ -30,11 +30,10 @@ type item struct {
 
 // reply is what the model does: it calls a tool, or else it says something.
 type reply struct {
-	text    string
-	tool    string
-	command string         // of a tool for commands
-	input   map[string]any // of another one
-	called  string         // in a script: what the name of a tool ends in
+	text   string
+	tool   string
+	input  map[string]any // of the tool
+	called string         // in a script: what the name of a tool ends in
 }
 
 // shellTools are the tools by which the agents run a command, with the argument
@@ -88,7 +87,7 @@ func protocol(r *http.Request) (read func(string, []byte) (conversation, error),
 	switch {
 	case r.Method != http.MethodPost:
 		return nil, nil, false
-	case r.Host == anthropicHost && path == "/v1/messages":
+	case path == "/v1/messages":
 		return readAnthropic, writeAnthropic, true
 	case r.Host == openaiHost && path == "/v1/responses":
 		return readOpenAI, writeOpenAI, true
@@ -115,20 +114,26 @@ func (s *Service) choose(items []item) (step Step, at int) {
 
 // answer is what a step comes to: first its tools, and its words when they are done.
 func (c conversation) answer(step Step, at int) reply {
-	if done := len(c.results(at)); done < len(step.Calls) {
+	done := len(c.results(at))
+	switch {
+	case done < len(step.Calls):
 		return c.call(step.Calls[done])
-	}
-	i := slices.IndexFunc(c.tools, func(name string) bool { return shellTools[name] != "" })
-	if step.Shell == "" || len(c.results(at)) > 0 {
+	case step.Shell == "" || done > 0:
 		return reply{text: step.Answer}
 	}
+	i := slices.IndexFunc(c.tools, func(name string) bool { return shellTools[name] != "" })
 	if i < 0 {
 		return reply{text: "The program offers no tool for commands."}
 	}
-	return reply{tool: c.tools[i], command: step.Shell}
+	tool := c.tools[i]
+	input := map[string]any{shellTools[tool]: step.Shell}
+	if tool == "Bash" {
+		input["description"] = "Run a command"
+	}
+	return reply{tool: tool, input: input}
 }
 
-// call is the reply that calls a tool of an MCP server.
+// call is the reply that calls a tool, also one that the program does not list.
 func (c conversation) call(call Call) reply {
 	input := call.Input
 	if input == nil {
@@ -140,19 +145,7 @@ func (c conversation) call(call Call) reply {
 	if slices.Contains(c.tools, scriptTool) {
 		return reply{tool: scriptTool, called: call.Tool, input: input}
 	}
-	return reply{text: "The program offers no such tool."}
-}
-
-// arguments are those of the tool that a reply calls.
-func (r reply) arguments() map[string]any {
-	if r.input != nil {
-		return r.input
-	}
-	args := map[string]any{shellTools[r.tool]: r.command}
-	if r.tool == "Bash" {
-		args["description"] = "Run a command"
-	}
-	return args
+	return reply{tool: call.Tool, input: input}
 }
 
 func (c conversation) results(at int) []string {
@@ -167,7 +160,7 @@ func (c conversation) results(at int) []string {
 
 func (s *Service) record(r *http.Request, c conversation, at int) {
 	request := Request{
-		API: c.api, Path: r.URL.Path, Model: c.model, System: strings.Join(c.system, "\n"),
+		API: c.api, Host: r.Host, Path: r.URL.Path, Model: c.model, System: strings.Join(c.system, "\n"),
 		Results: c.results(at), Tools: c.tools,
 	}
 	for _, name := range []string{"X-Api-Key", "X-Goog-Api-Key", "Authorization"} {

@@ -23,11 +23,13 @@ const (
 	AllowServices   Permission = "services"   // containers beside the run, from images of a registry, and what is fetched for them
 	AllowSecrets    Permission = "secrets"    // secrets of a store, in the run's environment
 	AllowSessions   Permission = "sessions"   // what agents did in other projects
+	// AllowModelServer is to have the credential of a model sent to another server.
+	AllowModelServer Permission = "model-server"
 )
 
 // Permissions lists them all.
 var Permissions = []Permission{
-	AllowGrants, AllowMounts, AllowPrivileged, AllowBuild, AllowDocker, AllowPermissive, AllowHost, AllowPorts, AllowServices, AllowSecrets, AllowSessions,
+	AllowGrants, AllowMounts, AllowPrivileged, AllowBuild, AllowDocker, AllowPermissive, AllowHost, AllowPorts, AllowServices, AllowSecrets, AllowSessions, AllowModelServer,
 }
 
 // Ask is one thing that needs the person's permission.
@@ -160,7 +162,7 @@ func (a *asker) agents() {
 		}
 	}
 	if c.Claude.BaseURL != "" {
-		a.add(AllowGrants, "claude.base_url", "send what is meant for the model, with its credential, to %s", c.Claude.BaseURL)
+		a.add(AllowModelServer, "claude.base_url", "send what is meant for the model, with its credential, to %s", c.Claude.BaseURL)
 		if isLocalHost(hostOfURL(c.Claude.BaseURL)) {
 			a.add(AllowHost, "claude.base_url", "reach %s", c.Claude.BaseURL)
 		}

@@ -26,10 +26,10 @@ func claude() shape[Claude] {
 			r.fail(n, at, "remove one of them", "base_url and llm-gateway exclude each other")
 		}
 	},
-		key("base_url", func(c *Claude) *string { return &c.BaseURL }, text(webURL), about{does: "another server for the model's API", rule: "not with llm-gateway", example: "http://localhost:8787"}),
+		key("base_url", func(c *Claude) *string { return &c.BaseURL }, text(webURL), about{does: "another server for the model's API, to which the credential goes", rule: "https, or http for this machine; not with llm-gateway", example: "http://localhost:8787"}),
 		key("sync_logs", func(c *Claude) **bool { return &c.SyncLogs }, choice(), about{does: "whether sessions are kept on this machine", fallback: "true, apart for each workspace", rule: "without them no run goes on with another", example: "false"}),
 		key("plugins", func(c *Claude) *map[string]bool { return &c.Plugins }, mapOf("PLUGIN@MARKETPLACE", pluginName, boolean()), about{does: "plugins that are on or off", example: `{"docs@tools": true}`}),
-		key("marketplaces", func(c *Claude) *map[string]Marketplace { return &c.Marketplaces }, mapOf("MARKETPLACE", entryName, marketplace()), about{does: "where plugins come from", example: "{tools: {source: github, repo: example/tools}}"}),
+		key("marketplaces", func(c *Claude) *map[string]Marketplace { return &c.Marketplaces }, mapOf("MARKETPLACE", entryName, marketplace()), about{does: "where plugins come from", example: "{tools: {source: directory, path: ./plugins}}"}),
 		key("mcp", func(c *Claude) *map[string]LocalMCP { return &c.MCP }, mapOf("SERVER", entryName, localMCP(false)), about{does: "MCP servers that are started in the sandbox, by this agent", example: "{files: {command: npx, args: [server]}}"}),
 		key("subscription_type", func(c *Claude) *string { return &c.SubscriptionType }, text(entryName), about{does: "plan that Claude Code shows", fallback: "max", example: "pro"}),
 		key("rate_limit_tier", func(c *Claude) *string { return &c.RateLimitTier }, text(entryName), about{does: "tier that Claude Code shows", example: "default_claude_max_20x"}),

@@ -131,6 +131,10 @@ var packages = []*entry{
 	fromNPM("protoc-gen-connect-es", "1.7.0", "@connectrpc/protoc-gen-connect-es", "protoc-gen-connect-es"),
 	fromNPM("protoc-gen-es", "2.17.0", "@bufbuild/protoc-gen-es", "protoc-gen-es"),
 	fromNPM("typescript", "7.0.2", "typescript", "tsc"),
+	{
+		name: "pyright", kind: TypeNPM, how: npm{name: "pyright"}, programs: []string{"pyright", "pyright-langserver"}, requires: []string{"node"},
+		versions: versions{fallback: "1.1.414", open: anything},
+	},
 	fromNPM("yarn", "1.22.22", "yarn", "yarn"),
 	{
 		name: "playwright", kind: TypeNPM, programs: []string{"playwright"}, requires: []string{"node"},
