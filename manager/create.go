@@ -39,6 +39,7 @@ var createSteps = []struct {
 	{"claim the worktree", (*Manager).claimWorktree},
 	{"claim the session", (*Manager).claimSession},
 	{"make the run's directory", (*Manager).makeDirectory},
+	{"copy the workspace", (*Manager).copyWorkspace},
 	{"fetch the secrets", (*Manager).fetchSecrets},
 	{"make its volumes", (*Manager).makeVolumes},
 	{"register with the gate", (*Manager).registerGate},
@@ -211,11 +212,12 @@ func createHash(opts Options) string {
 		Volumes                                  []VolumeMount
 		Ulimits                                  []runtime.Ulimit
 		Services                                 []serviceWish `json:",omitempty"`
+		Mode                                     WorkspaceMode `json:",omitempty"`
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
 		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
-		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services,
+		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services, opts.WorkspaceMode,
 	})
 }
 

@@ -100,6 +100,9 @@ const (
 type Options struct {
 	Name      string // explicit name; empty generates one
 	Workspace string // host directory; empty makes a fresh one that goes away with the run
+	// WorkspaceMode has the run work in Workspace itself, or in a copy of its own; empty
+	// is WorkspaceBind.
+	WorkspaceMode WorkspaceMode
 	// WorktreeBranch has the run work on a branch, in a checkout of its own: Workspace is
 	// the repository then, or a directory in it, and stays as it is. The run's name
 	// ends in the branch. Only where callers are no agents.
@@ -177,7 +180,10 @@ type Options struct {
 	// forgetsSessions.
 	session         string
 	forgetsSessions bool
-	request         *request
+	// copyOf is what is copied in place of Workspace: the copy that the run Resume has
+	// worked in; empty if it has worked in none.
+	copyOf  string
+	request *request
 	// isNamePrefix says that Name gets a suffix where a live run has it.
 	isNamePrefix bool
 }

@@ -58,7 +58,10 @@ var configKeys = []configKey{
 	{"grants", "", takeGrants},
 	{"env", "", takeEnv},
 	{"secrets", "", takeSecrets},
-	{"workspace.mode", "bind", ignoreConfig}, // it is how every run sees its workspace
+	{"workspace.mode", "", func(o *Options, c *config.Config) error {
+		fillIn(&o.WorkspaceMode, WorkspaceMode(c.Workspace.Mode))
+		return nil
+	}},
 	{"network.policy", "", func(o *Options, c *config.Config) error { fillIn(&o.Network, Network(c.Network.Policy)); return nil }},
 	{"network.rules", "", takeRules},
 	{"network.host", "", takeHostPorts},
