@@ -60,6 +60,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 		err = m.permitServices(opts)
 	}
 	if err == nil {
+		err = m.permitNoSandbox(opts)
+	}
+	if err == nil {
 		opts, err = m.withProject(ctx, opts)
 	}
 	if err == nil {
@@ -91,7 +94,7 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 		return nil, wrapf(err, "create a run")
 	}
 	c := &creation{opts: opts, row: row, spec: spec}
-	if c.driver, err = m.drivers.get(runtime.Type(row.Runtime)); err != nil {
+	if c.driver, err = m.drivers.forNew(runtime.Type(row.Runtime), opts); err != nil {
 		return nil, wrapf(err, "create a run")
 	}
 	release, _ := m.claim(row.ID) // a new ID: nobody else has it
@@ -213,11 +216,12 @@ func createHash(opts Options) string {
 		Ulimits                                  []runtime.Ulimit
 		Services                                 []serviceWish `json:",omitempty"`
 		Mode                                     WorkspaceMode `json:",omitempty"`
+		NoSandbox                                bool          `json:",omitempty"`
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
 		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
-		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services, opts.WorkspaceMode,
+		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services, opts.WorkspaceMode, opts.NoSandbox,
 	})
 }
 

@@ -15,7 +15,7 @@ import (
 type ManagerOptions struct {
 	// NoSandbox decides on gVisor: nil uses it, except that the Docker
 	// runtime runs without it where the engine does not offer it, and says
-	// so; false requires it, true refuses it.
+	// so, and that runs may ask for none; false requires it, true refuses it.
 	NoSandbox *bool
 
 	// Home is where runs and the state database live. Empty is
@@ -152,11 +152,14 @@ type Options struct {
 	// Volumes outlive the run. They need a Name.
 	Volumes []VolumeMount
 	// Ulimits are limits of processes, see runtime.CheckUlimits.
-	Ulimits        []runtime.Ulimit
-	TTY            bool
-	Rows, Cols     uint16
-	Image          string
-	Runtime        runtime.Type  // empty is the manager's
+	Ulimits    []runtime.Ulimit
+	TTY        bool
+	Rows, Cols uint16
+	Image      string
+	Runtime    runtime.Type // empty is the manager's
+	// NoSandbox wants no gVisor for this run, unless the NoSandbox of ManagerOptions
+	// is set.
+	NoSandbox      bool
 	Network        Network       // empty is NetworkStrict where there is a gate, and NetworkNone where not
 	NetworkRules   []string      // what it reaches, or must not; see package policy
 	Learn          bool          // what the policy refuses is let through, and recorded

@@ -46,7 +46,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 	if kind == "" {
 		kind = m.drivers.preferred(ctx)
 	}
-	driver, err := m.drivers.get(kind)
+	driver, err := m.drivers.forNew(kind, opts)
 	if err != nil {
 		return fail(err)
 	}
