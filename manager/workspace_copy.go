@@ -27,8 +27,8 @@ const (
 	WorkspaceVolume WorkspaceMode = "volume" // a copy of the run's own, that goes away with it
 )
 
-// Bounds of a copy of a workspace, which a disk has room for sixteen times, and which is
-// made within minutes.
+// Bounds of a copy of a workspace, in either direction: room for a large repository with
+// what was built in it, and little enough that a mistake does not fill a disk.
 const (
 	maxWorkspaceEntries = 500_000
 	maxWorkspaceBytes   = 10 << 30
