@@ -176,7 +176,7 @@ func (m *Manager) copyOut(ctx context.Context, runID, dir string, exclude []stri
 		// A copy of what was being destroyed is no copy.
 		_, err = m.row(ctx, runID)
 	}
-	return report, copyError(err, "leave out what you do not need, with `drawbridge workspace copy --exclude PATH`")
+	return report, copyError(err, "leave out what you do not need, with --exclude PATH of `drawbridge workspace copy`")
 }
 
 // newDir makes a directory, which must not be there, outside of the home.

@@ -41,7 +41,7 @@ it: the run may have put settings, hooks and scripts there.`,
   drawbridge workspace copy --exclude node_modules my-run /tmp/my-run`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 2 {
-				return usagef("give e.g. `drawbridge workspace copy my-run /tmp/my-run`", "copy needs a run and a new directory")
+				return usagef("see `drawbridge workspace copy --help`", "copy needs a run and a new directory")
 			}
 			return nil
 		},
