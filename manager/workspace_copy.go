@@ -41,8 +41,6 @@ func checkMode(opts Options, exclude []string) error {
 		return nil
 	case opts.WorkspaceMode != WorkspaceVolume:
 		return failf(CodeInvalidArgument, "use bind or volume", "unknown workspace mode %q", opts.WorkspaceMode)
-	case opts.worktree != nil:
-		return failf(CodeInvalidArgument, "leave the worktree out, or use the workspace mode bind", "a worktree is a copy already, and commits in a copy of it would not be found there")
 	case opts.Workspace == "":
 		return failf(CodeInvalidArgument, "name a workspace", "there is no workspace that could be copied")
 	}

@@ -191,6 +191,7 @@ func TestCopyOfAWorkspaceLacksWhatIsExcluded(t *testing.T) {
 	}
 	for name, change := range map[string]func(*Options){
 		"no workspace": func(o *Options) { o.Workspace = "" },
+		"a worktree":   func(o *Options) { o.WorktreeBranch = "branch" },
 		"unknown mode": func(o *Options) { o.WorkspaceMode = "overlay" },
 	} {
 		bad := Options{Workspace: dir, WorkspaceMode: WorkspaceVolume, Cmd: shell("true")}
