@@ -50,7 +50,7 @@ func (m *Manager) withAgent(ctx context.Context, opts Options) (Options, error) 
 	opts.Agent = a.Name
 	opts = withSection(opts)
 	if opts.Resume != "" {
-		if opts.session, opts.Workspace, err = m.sessionOf(ctx, a, opts); err != nil {
+		if opts, err = m.withSession(ctx, a, opts); err != nil {
 			return opts, err
 		}
 	}
@@ -158,33 +158,40 @@ func withDependency(all []string, need string) ([]string, error) {
 	return all, nil
 }
 
-// sessionOf returns the session of an earlier run, and the workspace that it is of.
-func (m *Manager) sessionOf(ctx context.Context, a agent.Agent, opts Options) (session, workspace string, err error) {
+// withSession returns the options with the session of an earlier run, and with what
+// that is about: its workspace, and the copy of it where that run worked in one.
+func (m *Manager) withSession(ctx context.Context, a agent.Agent, opts Options) (Options, error) {
 	earlier, err := m.ResolveOne(ctx, opts.Resume)
 	if err != nil {
-		return "", "", wrapf(err, "resume")
+		return opts, wrapf(err, "resume")
 	}
-	workspace = opts.Workspace
+	workspace := opts.Workspace
 	if workspace == "" {
 		workspace = earlier.Workspace
 	} else if workspace, err = m.checkWorkspace(workspace); err != nil {
-		return "", "", err
+		return opts, err
 	}
 	switch {
 	case earlier.Agent != a.Name:
-		return "", "", failf(CodeInvalidArgument, "name a run of that agent", "resume %s: it is no run of %s", earlier.ID, a.Name)
+		return opts, failf(CodeInvalidArgument, "name a run of that agent", "resume %s: it is no run of %s", earlier.ID, a.Name)
 	case workspace != earlier.Workspace:
-		return "", "", failf(CodeInvalidArgument, "leave the workspace out", "resume %s: its sessions are those of the workspace %s", earlier.ID, earlier.Workspace)
+		return opts, failf(CodeInvalidArgument, "leave the workspace out", "resume %s: its sessions are those of the workspace %s", earlier.ID, earlier.Workspace)
 	case earlier.OwnedWorkspace():
-		return "", "", failf(CodeInvalidArgument, "give runs that are to be resumed a workspace", "resume %s: its workspace goes away with it", earlier.ID)
+		return opts, failf(CodeInvalidArgument, "give runs that are to be resumed a workspace", "resume %s: its workspace goes away with it", earlier.ID)
 	case opts.forgetsSessions:
-		return "", "", failf(CodeInvalidArgument, "take sync_logs: false out of moat.yaml, or begin anew, without resume", "resume %s: a run that keeps no sessions sees none", earlier.ID)
+		return opts, failf(CodeInvalidArgument, "take sync_logs: false out of moat.yaml, or begin anew, without resume", "resume %s: a run that keeps no sessions sees none", earlier.ID)
 	case earlier.forgetsSessions:
-		return "", "", failf(CodeConflict, "begin anew, without resume", "resume %s: its sessions went away with it, as sync_logs of moat.yaml says", earlier.ID)
+		return opts, failf(CodeConflict, "begin anew, without resume", "resume %s: its sessions went away with it, as sync_logs of moat.yaml says", earlier.ID)
 	case earlier.Report == nil || earlier.Report.Session == "":
-		return "", "", failf(CodeConflict, "begin anew, without resume", "resume %s: it has begun no session", earlier.ID)
+		return opts, failf(CodeConflict, "begin anew, without resume", "resume %s: it has begun no session", earlier.ID)
 	}
-	return earlier.Report.Session, workspace, nil
+	opts.session, opts.Workspace = earlier.Report.Session, workspace
+	if earlier.WorkspaceMode == WorkspaceVolume {
+		if opts.copyOf, err = filepath.EvalSymlinks(earlier.WorkspaceDir()); err != nil {
+			return opts, wrapf(err, "resume %s", earlier.ID)
+		}
+	}
+	return opts, nil
 }
 
 // grantsFor adds a grant with which the agent can ask its model, unless the caller has

@@ -112,8 +112,18 @@ func TestHooksMakeAnImageBehindTheGate(t *testing.T) {
 	if changed := w.create(m, other); changed.Image == run.Image {
 		t.Errorf("another hook has the same image %s", changed.Image)
 	}
-	wanted.Rebuild = true
+	wanted.Rebuild, wanted.IdempotencyKey = true, "built again"
 	again, againText := said(wanted)
+	// A retry finds the run, and builds nothing again; the same without a build is
+	// another request.
+	if retried := w.create(m, wanted); retried.ID != again.ID || !retried.Replayed {
+		t.Errorf("the retry of %s is %+v", again.ID, retried)
+	}
+	without := wanted
+	without.Rebuild = false
+	if run, err := m.Create(t.Context(), without); AsError(err).Code != CodeConflict {
+		t.Errorf("the same key without a build: %+v, %v", run, err)
+	}
 	if again.Image != run.Image || againText == text {
 		t.Errorf("built again: the run of %s printed %q, as before", again.Image, againText)
 	}

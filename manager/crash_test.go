@@ -25,7 +25,7 @@ import (
 // The steps at which a process can fail or be killed. A test checks that the
 // lists are complete.
 var (
-	createStepNames = []string{"create: record the run", "create: claim the worktree", "create: claim the session", "create: make the run's directory", "create: fetch the secrets", "create: make its volumes", "create: register with the gate", "create: stage the agent", "create: get the images of services", "create: fetch what services serve", "create: make the sandbox", "create: publish the run"}
+	createStepNames = []string{"create: record the run", "create: claim the worktree", "create: claim the session", "create: make the run's directory", "create: copy the workspace", "create: fetch the secrets", "create: make its volumes", "create: register with the gate", "create: stage the agent", "create: get the images of services", "create: fetch what services serve", "create: make the sandbox", "create: publish the run"}
 	startStepNames  = []string{"start: take the lease", "start: start the sandbox", "start: record that it runs"}
 	finishStepNames = []string{"finish: record the end", "finish: release the sandbox"}
 	eraseStepNames  = []string{"destroy: mark the run", "destroy: remove the sandbox", "destroy: close the gate", "destroy: remove the directory", "destroy: remove the row"}
@@ -128,6 +128,8 @@ const (
 	crashImage = "DRAWBRIDGE_TEST_CRASH_IMAGE"
 	crashGuest = "DRAWBRIDGE_TEST_CRASH_GUEST"
 	crashCmd   = "DRAWBRIDGE_TEST_CRASH_COMMAND"
+	// crashWorkspace is a workspace that the run works in a copy of; empty is none.
+	crashWorkspace = "DRAWBRIDGE_TEST_CRASH_WORKSPACE"
 	// crashService is the image of a redis that the run has; empty is none.
 	crashService = "DRAWBRIDGE_TEST_CRASH_SERVICE"
 )
@@ -167,6 +169,9 @@ func crash(home string) {
 	}
 	ctx := context.Background()
 	wanted := Options{Name: "victim", Secrets: map[string]string{"SECRET": "env://PATH"}, Cmd: shell(os.Getenv(crashCmd))}
+	if workspace := os.Getenv(crashWorkspace); workspace != "" {
+		wanted.Workspace, wanted.WorkspaceMode = workspace, WorkspaceVolume
+	}
 	if image := os.Getenv(crashService); image != "" {
 		wanted.Dependencies, wanted.Services = []string{"redis"}, map[string]config.Service{"redis": {Image: image}}
 	}

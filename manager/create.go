@@ -14,6 +14,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/record/storage"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -25,6 +26,7 @@ type creation struct {
 	spec     runtime.Spec
 	driver   runtime.Runtime
 	releases releaseStack
+	key      *storage.Key    // nil without an idempotency key
 	gate     *gateState      // nil without a gate
 	grantEnv []string        // the variables of its grants
 	existing *storage.RunRow // found under the idempotency key: nothing is created
@@ -41,6 +43,7 @@ var createSteps = []struct {
 	{"claim the worktree", (*Manager).claimWorktree},
 	{"claim the session", (*Manager).claimSession},
 	{"make the run's directory", (*Manager).makeDirectory},
+	{"copy the workspace", (*Manager).copyWorkspace},
 	{"fetch the secrets", (*Manager).fetchSecrets},
 	{"make its volumes", (*Manager).makeVolumes},
 	{"register with the gate", (*Manager).registerGate},
@@ -56,9 +59,60 @@ var createSteps = []struct {
 // repeated call returns the run of the first one with Replayed set.
 func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	asked := requestOf(opts)
+	opts, err := m.complete(ctx, opts)
+	if err != nil {
+		return nil, wrapf(err, "create a run")
+	}
+	key := createKey(opts)
+	// A retry builds and fetches nothing.
+	if existing, err := m.earlierRun(ctx, key); err != nil || existing != nil {
+		if err != nil {
+			return nil, wrapf(err, "create a run")
+		}
+		return m.replayed(ctx, *existing)
+	}
+	if opts, err = m.withDependencies(ctx, opts); err != nil {
+		return nil, wrapf(err, "create a run")
+	}
+	if opts.Agent != "" {
+		opts.request = asked
+	}
+	row, spec, err := m.plan(ctx, opts)
+	if err != nil {
+		return nil, wrapf(err, "create a run")
+	}
+	c := &creation{opts: opts, row: row, spec: spec, key: key}
+	if c.driver, err = m.drivers.forNew(runtime.Type(row.Runtime), opts); err != nil {
+		return nil, wrapf(err, "create a run")
+	}
+	release, _ := m.claim(row.ID) // a new ID: nobody else has it
+	defer release()
+	for _, step := range createSteps {
+		if err := m.step("create: " + step.name); err != nil {
+			return nil, m.undo(ctx, c, step.name, err)
+		}
+		if err := step.do(m, ctx, c); err != nil {
+			return nil, m.undo(ctx, c, step.name, err)
+		}
+		if c.existing != nil {
+			return m.replayed(ctx, *c.existing)
+		}
+	}
+	c.releases.keep()
+	m.log.Info("run created", zap.String("run", c.row.ID), zap.String("name", c.row.Name), zap.String("isolation", c.row.Isolation))
+	return m.snapshot(&c.row)
+}
+
+// complete returns the options with all that a project, the home and the kind of the run
+// add to them, and refuses what the caller may not ask for. It makes nothing but the
+// worktree that the run is to work in.
+func (m *Manager) complete(ctx context.Context, opts Options) (Options, error) {
 	err := m.permitPorts(opts)
 	if err == nil {
 		err = m.permitServices(opts)
+	}
+	if err == nil {
+		err = m.permitNoSandbox(opts)
 	}
 	if err == nil {
 		opts, err = m.withProject(ctx, opts)
@@ -81,39 +135,7 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 	if err == nil {
 		opts, err = m.withAgent(ctx, opts)
 	}
-	if err == nil {
-		opts, err = m.withDependencies(ctx, opts)
-	}
-	if err != nil {
-		return nil, wrapf(err, "create a run")
-	}
-	if opts.Agent != "" {
-		opts.request = asked
-	}
-	row, spec, err := m.plan(ctx, opts)
-	if err != nil {
-		return nil, wrapf(err, "create a run")
-	}
-	c := &creation{opts: opts, row: row, spec: spec}
-	if c.driver, err = m.drivers.get(runtime.Type(row.Runtime)); err != nil {
-		return nil, wrapf(err, "create a run")
-	}
-	release, _ := m.claim(row.ID) // a new ID: nobody else has it
-	defer release()
-	for _, step := range createSteps {
-		if err := m.step("create: " + step.name); err != nil {
-			return nil, m.undo(ctx, c, step.name, err)
-		}
-		if err := step.do(m, ctx, c); err != nil {
-			return nil, m.undo(ctx, c, step.name, err)
-		}
-		if c.existing != nil {
-			return m.replayed(ctx, *c.existing)
-		}
-	}
-	c.releases.keep()
-	m.log.Info("run created", zap.String("run", c.row.ID), zap.String("name", c.row.Name), zap.String("isolation", c.row.Isolation))
-	return m.snapshot(&c.row)
+	return opts, err
 }
 
 func (m *Manager) undo(ctx context.Context, c *creation, step string, cause error) error {
@@ -148,10 +170,6 @@ func (m *Manager) replayed(ctx context.Context, row storage.RunRow) (*Run, error
 func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
-	var key *storage.Key
-	if c.opts.IdempotencyKey != "" {
-		key = &storage.Key{Op: "create_run", Key: c.opts.IdempotencyKey, ArgsHash: createHash(c.opts)}
-	}
 	base, isOurs := c.row.Name, c.row.Name == "" || c.opts.isNamePrefix
 	taken := false
 	for try := 0; ; try++ {
@@ -171,7 +189,7 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 			c.row.Name = withSuffix(base)
 		}
 		existing, err := m.store.InsertRun(ctx, c.row, storage.Insertion{
-			Key:    key,
+			Key:    c.key,
 			Quota:  storage.Quota{MaxLive: m.opts.MaxLiveRuns, MaxMemory: m.opts.MaxMemoryBytes, MaxCPUs: m.opts.MaxCPUs},
 			Holder: m.holder.ID(),
 			Lease:  leaseTTL,
@@ -197,10 +215,29 @@ func (m *Manager) recordRun(ctx context.Context, c *creation) error {
 	return nil
 }
 
-// createHash covers what makes two creates the same request. Progress is not
-// part of it.
-func createHash(opts Options) string {
-	return argsHash(struct {
+// earlierRun returns the run that an earlier call with the same key has made, or is
+// making; nil if there is none.
+func (m *Manager) earlierRun(ctx context.Context, key *storage.Key) (*storage.RunRow, error) {
+	if key == nil {
+		return nil, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	found, err := m.store.RunOf(ctx, *key)
+	if err != nil {
+		return nil, insertError(err, "")
+	}
+	return found, nil
+}
+
+// createKey returns the idempotency key of a call, nil if it has none. It covers what
+// makes two creates the same request, as it is asked for: what comes of dependencies may
+// be another image the next time. Progress is not part of it.
+func createKey(opts Options) *storage.Key {
+	if opts.IdempotencyKey == "" {
+		return nil
+	}
+	return &storage.Key{Op: "create_run", Key: opts.IdempotencyKey, ArgsHash: argsHash(struct {
 		Name, Workspace, Image, Runtime, Network string
 		Cmd, Env                                 []string
 		Keep, Interactive, TTY                   bool
@@ -215,14 +252,19 @@ func createHash(opts Options) string {
 		Mounts                                   []runtime.MountConfig
 		Volumes                                  []VolumeMount
 		Ulimits                                  []runtime.Ulimit
-		Services                                 []serviceWish      `json:",omitempty"`
+		Services                                 map[string]config.Service
 		Operations                               *daemon.Operations `json:",omitempty"`
+		Mode                                     WorkspaceMode
+		NoSandbox, Rebuild                       bool
+		Dependencies                             []string
+		PostBuildRoot, PostBuild, Prompt         string
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
 		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
-		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services, opts.operations,
-	})
+		opts.Mounts, opts.Volumes, opts.Ulimits, opts.Services, opts.operations, opts.WorkspaceMode, opts.NoSandbox, opts.Rebuild,
+		opts.Dependencies, opts.PostBuildRoot, opts.PostBuild, opts.Prompt,
+	})}
 }
 
 func insertError(err error, name string) error {

@@ -17,10 +17,11 @@ import (
 // calls asks once, short enough that an engine that was started is noticed.
 const choiceAge = 30 * time.Second
 
-// opener makes the driver of one type when it is needed for the first time.
+// opener makes a driver of one type when it is needed for the first time. What sandbox
+// says of gVisor is as ManagerOptions.NoSandbox, the other way around.
 type opener struct {
 	kind runtime.Type
-	open func() (runtime.Runtime, error)
+	open func(sandbox *bool) (runtime.Runtime, error)
 }
 
 // drivers opens runtime drivers on demand and owns them.
@@ -28,18 +29,22 @@ type drivers struct {
 	forced  runtime.Type // what the person asked for; empty if nothing
 	openers []opener     // the preferred ones first
 
+	sandbox *bool // of new runs, unless they want none; nil leaves it to the driver
+
 	mu     sync.Mutex
 	open   map[runtime.Type]runtime.Runtime // guarded by mu
+	runc   map[runtime.Type]runtime.Runtime // guarded by mu; they make sandboxes without gVisor
 	chosen runtime.Type                     // guarded by mu: what the last choice was
 	until  time.Time                        // guarded by mu: how long it holds
 }
 
 func newDrivers(opts ManagerOptions) (*drivers, error) {
-	sandbox := wantSandbox(opts)
 	d := &drivers{
-		forced: opts.Runtime,
-		open:   make(map[runtime.Type]runtime.Runtime),
-		openers: []opener{{runtime.TypeDocker, func() (runtime.Runtime, error) {
+		forced:  opts.Runtime,
+		sandbox: wantSandbox(opts),
+		open:    make(map[runtime.Type]runtime.Runtime),
+		runc:    make(map[runtime.Type]runtime.Runtime),
+		openers: []opener{{runtime.TypeDocker, func(sandbox *bool) (runtime.Runtime, error) {
 			return docker.New(docker.Options{Sandbox: sandbox, GuestDir: opts.GuestDir, Logger: opts.Logger, EngineStreams: opts.engineStreams})
 		}}},
 	}
@@ -108,22 +113,36 @@ func (d *drivers) check(t runtime.Type) error {
 	return failf(CodeUnsupported, "use "+strings.Join(names, " or "), "this build has no runtime %q", t)
 }
 
-// get returns the driver of a type. It belongs to d.
+// get returns the driver of a type, for all sandboxes that there are, whatever their
+// isolation. It belongs to d.
 func (d *drivers) get(t runtime.Type) (runtime.Runtime, error) {
+	return d.cached(d.open, t, d.sandbox)
+}
+
+// forNew returns the driver of a type that makes the sandbox of a new run. What the
+// person has said about gVisor goes before what the run asks for.
+func (d *drivers) forNew(t runtime.Type, opts Options) (runtime.Runtime, error) {
+	if !opts.NoSandbox || d.sandbox != nil {
+		return d.get(t)
+	}
+	return d.cached(d.runc, t, new(bool))
+}
+
+func (d *drivers) cached(open map[runtime.Type]runtime.Runtime, t runtime.Type, sandbox *bool) (runtime.Runtime, error) {
 	if err := d.check(t); err != nil {
 		return nil, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if driver, ok := d.open[t]; ok {
+	if driver, ok := open[t]; ok {
 		return driver, nil
 	}
 	at := slices.IndexFunc(d.openers, func(o opener) bool { return o.kind == t })
-	driver, err := d.openers[at].open()
+	driver, err := d.openers[at].open(sandbox)
 	if err != nil {
 		return nil, wrapf(err, "open the runtime %s", t)
 	}
-	d.open[t] = driver
+	open[t] = driver
 	return driver, nil
 }
 
@@ -161,11 +180,13 @@ func (d *drivers) close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	var errs []error
-	for t, driver := range d.open {
-		if err := driver.Close(); err != nil {
-			errs = append(errs, fmt.Errorf("close the runtime %s: %w", t, err))
+	for _, open := range []map[runtime.Type]runtime.Runtime{d.open, d.runc} {
+		for t, driver := range open {
+			if err := driver.Close(); err != nil {
+				errs = append(errs, fmt.Errorf("close the runtime %s: %w", t, err))
+			}
 		}
+		clear(open)
 	}
-	clear(d.open)
 	return errors.Join(errs...)
 }

@@ -9,10 +9,10 @@ import (
 
 // systemOpeners are the drivers that only this system has.
 func systemOpeners(opts ManagerOptions) []opener {
-	return []opener{{runtime.TypeNative, func() (runtime.Runtime, error) {
+	return []opener{{runtime.TypeNative, func(sandbox *bool) (runtime.Runtime, error) {
 		return native.New(native.Options{
 			StateDir:   filepath.Join(opts.Home, "native"),
-			Sandbox:    wantSandbox(opts),
+			Sandbox:    sandbox,
 			ProgramDir: opts.GuestDir,
 			Tools:      opts.NativePaths,
 			Logger:     opts.Logger,

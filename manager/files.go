@@ -70,7 +70,7 @@ func (m *Manager) readFile(ctx context.Context, runID, name string, offset, limi
 	if run.sees() {
 		return m.readInSandbox(ctx, runID, target, offset, limit)
 	}
-	root, err := os.OpenRoot(run.Workspace)
+	root, err := os.OpenRoot(run.WorkspaceDir())
 	if err != nil {
 		return nil, fileError(err)
 	}
@@ -222,7 +222,7 @@ func (m *Manager) writeFile(ctx context.Context, runID, name string, data []byte
 	if run.sees() {
 		return m.writeInSandbox(ctx, runID, target, data, opts)
 	}
-	root, err := os.OpenRoot(run.Workspace)
+	root, err := os.OpenRoot(run.WorkspaceDir())
 	if err != nil {
 		return nil, fileError(err)
 	}

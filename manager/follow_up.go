@@ -13,8 +13,10 @@ import (
 // its session asks for the same. It holds no variables: their values may be secret.
 type request struct {
 	Project      bool                  `json:"project,omitempty"`
+	Mode         WorkspaceMode         `json:"workspace_mode,omitempty"`
 	Image        string                `json:"image,omitempty"`
 	Runtime      runtime.Type          `json:"runtime,omitempty"`
+	NoSandbox    bool                  `json:"no_sandbox,omitempty"`
 	Network      Network               `json:"network,omitempty"`
 	NetworkRules []string              `json:"network_rules,omitempty"`
 	KeepPolicy   *config.KeepPolicy    `json:"keep_policy,omitempty"`
@@ -41,7 +43,7 @@ type request struct {
 // requestOf returns what is asked for, before anything is added to it.
 func requestOf(opts Options) *request {
 	r := &request{
-		Project: opts.Project, Image: opts.Image, Runtime: opts.Runtime, Network: opts.Network, NetworkRules: opts.NetworkRules,
+		Project: opts.Project, Mode: opts.WorkspaceMode, Image: opts.Image, Runtime: opts.Runtime, NoSandbox: opts.NoSandbox, Network: opts.Network, NetworkRules: opts.NetworkRules,
 		KeepPolicy: opts.KeepPolicy, Learn: opts.Learn, Grants: opts.Grants, Secrets: opts.Secrets, Model: opts.Model, MCPServers: opts.MCPServers, Dependencies: opts.Dependencies,
 		PreRun: opts.PreRun, Mounts: opts.Mounts, Ports: opts.Ports, Keep: opts.KeepContainer, Live: isLive(opts), Timeout: opts.Timeout,
 		Grace: opts.StopGrace, MemoryBytes: opts.MemoryBytes, CPUs: opts.CPUs, PidsLimit: opts.PidsLimit,
@@ -58,7 +60,7 @@ func requestOf(opts Options) *request {
 // options returns options that ask for the same.
 func (r *request) options() Options {
 	return Options{
-		Project: r.Project, Image: r.Image, Runtime: r.Runtime, Network: r.Network, NetworkRules: r.NetworkRules,
+		Project: r.Project, WorkspaceMode: r.Mode, Image: r.Image, Runtime: r.Runtime, NoSandbox: r.NoSandbox, Network: r.Network, NetworkRules: r.NetworkRules,
 		KeepPolicy: r.KeepPolicy, Learn: r.Learn, Grants: r.Grants, Secrets: r.Secrets, Model: r.Model, MCPServers: r.MCPServers, Dependencies: r.Dependencies,
 		PreRun: r.PreRun, Mounts: r.Mounts, Ports: r.Ports, KeepContainer: r.Keep, Interactive: r.Live, Timeout: r.Timeout,
 		StopGrace: r.Grace, MemoryBytes: r.MemoryBytes, CPUs: r.CPUs, PidsLimit: r.PidsLimit,

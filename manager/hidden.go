@@ -13,8 +13,10 @@ import (
 // than the host: what it sees empty, and volumes.
 func (r *Run) hidden() []string {
 	var all []string
-	for _, exclude := range r.Exclude {
-		all = append(all, path.Clean(exclude))
+	if r.WorkspaceMode != WorkspaceVolume { // what a copy lacks is the run's to make
+		for _, exclude := range r.Exclude {
+			all = append(all, path.Clean(exclude))
+		}
 	}
 	for _, v := range r.Volumes {
 		if below, ok := workspacePath(path.Clean(v.Target)); ok {

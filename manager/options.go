@@ -16,7 +16,7 @@ import (
 type ManagerOptions struct {
 	// NoSandbox decides on gVisor: nil uses it, except that the Docker
 	// runtime runs without it where the engine does not offer it, and says
-	// so; false requires it, true refuses it.
+	// so, and that runs may ask for none; false requires it, true refuses it.
 	NoSandbox *bool
 
 	// Home is where runs and the state database live. Empty is
@@ -101,6 +101,9 @@ const (
 type Options struct {
 	Name      string // explicit name; empty generates one
 	Workspace string // host directory; empty makes a fresh one that goes away with the run
+	// WorkspaceMode has the run work in Workspace itself, or in a copy of its own; empty
+	// is WorkspaceBind.
+	WorkspaceMode WorkspaceMode
 	// WorktreeBranch has the run work on a branch, in a checkout of its own: Workspace is
 	// the repository then, or a directory in it, and stays as it is. The run's name
 	// ends in the branch. Only where callers are no agents.
@@ -151,13 +154,16 @@ type Options struct {
 	// Volumes outlive the run. They need a Name.
 	Volumes []VolumeMount
 	// Ulimits are limits of processes, see runtime.CheckUlimits.
-	Ulimits      []runtime.Ulimit
-	TTY          bool
-	Rows, Cols   uint16
-	Image        string
-	Runtime      runtime.Type // empty is the manager's
-	Network      Network      // empty is NetworkStrict where there is a gate, and NetworkNone where not
-	NetworkRules []string     // what it reaches, or must not; see package policy
+	Ulimits    []runtime.Ulimit
+	TTY        bool
+	Rows, Cols uint16
+	Image      string
+	Runtime    runtime.Type // empty is the manager's
+	// NoSandbox wants no gVisor for this run, unless the NoSandbox of ManagerOptions
+	// is set.
+	NoSandbox    bool
+	Network      Network  // empty is NetworkStrict where there is a gate, and NetworkNone where not
+	NetworkRules []string // what it reaches, or must not; see package policy
 	// KeepPolicy denies kinds of HTTP requests to hosts that the run may reach, or has them
 	// recorded; see policy.ParseOperation.
 	KeepPolicy     *config.KeepPolicy
@@ -186,7 +192,10 @@ type Options struct {
 	// forgetsSessions.
 	session         string
 	forgetsSessions bool
-	request         *request
+	// copyOf is what is copied in place of Workspace: the copy that the run Resume has
+	// worked in; empty if it has worked in none.
+	copyOf  string
+	request *request
 	// isNamePrefix says that Name gets a suffix where a live run has it.
 	isNamePrefix bool
 }

@@ -46,7 +46,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 	if kind == "" {
 		kind = m.drivers.preferred(ctx)
 	}
-	driver, err := m.drivers.get(kind)
+	driver, err := m.drivers.forNew(kind, opts)
 	if err != nil {
 		return fail(err)
 	}
@@ -74,6 +74,9 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		}
 	}
 	mounts, exclude, err := m.checkMounts(opts.Mounts, workspace)
+	if err == nil {
+		err = checkMode(opts, exclude)
+	}
 	if err != nil {
 		return fail(err)
 	}
@@ -96,7 +99,7 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 		Spec: encode(spec{
 			Command: opts.Cmd, Network: opts.Network, Rules: opts.NetworkRules, Limit: m.opts.NetworkLimit, Learn: opts.Learn, Operations: opts.operations, Agent: opts.Agent, Session: opts.session, ForgetsSessions: opts.forgetsSessions, FirstPrompt: firstPrompt(opts), Request: opts.request, Grants: opts.Grants, Profile: m.opts.Profile, SSHAuthSock: sshAuthSock(opts.Grants), ModelServer: opts.modelServer, Secrets: opts.Secrets, Ports: opts.Ports, Timeout: opts.Timeout, Grace: opts.StopGrace,
 			PidsLimit: limits.PidsLimit, LogLimit: m.opts.LogLimitBytes, Rows: opts.Rows, Cols: opts.Cols, OwnedSpace: owned, Worktree: opts.worktree,
-			Exclude: exclude, Volumes: opts.Volumes, Services: serviceSpecs(opts.services),
+			Mode: opts.WorkspaceMode, Exclude: exclude, Volumes: opts.Volumes, Services: serviceSpecs(opts.services),
 		}),
 	}
 	return row, runtime.Spec{

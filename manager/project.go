@@ -56,7 +56,10 @@ var configKeys = []configKey{
 	{"grants", "", takeGrants},
 	{"env", "", takeEnv},
 	{"secrets", "", takeSecrets},
-	{"workspace.mode", "bind", ignoreConfig}, // it is how every run sees its workspace
+	{"workspace.mode", "", func(o *Options, c *config.Config) error {
+		fillIn(&o.WorkspaceMode, WorkspaceMode(c.Workspace.Mode))
+		return nil
+	}},
 	{"network.policy", "", func(o *Options, c *config.Config) error { fillIn(&o.Network, Network(c.Network.Policy)); return nil }},
 	{"network.rules", "", takeRules},
 	{"network.host", "", takeHostPorts},
@@ -75,6 +78,7 @@ var configKeys = []configKey{
 		return nil
 	}},
 	{"clipboard", "false", ignoreConfig}, // no run gets what is in the clipboard
+	{"sandbox", "", func(o *Options, c *config.Config) error { o.NoSandbox = o.NoSandbox || c.Sandbox == "none"; return nil }},
 	{"container.memory", "", func(o *Options, c *config.Config) error { fillIn(&o.MemoryBytes, c.Container.Memory<<20); return nil }},
 	{"container.cpus", "", func(o *Options, c *config.Config) error { fillIn(&o.CPUs, c.Container.CPUs); return nil }},
 	{"container.ulimits", "", takeUlimits},
@@ -168,10 +172,23 @@ func (m *Manager) withProject(ctx context.Context, opts Options) (Options, error
 	return opts, nil
 }
 
+// permitNoSandbox refuses runs without gVisor that agents ask for by options, where the
+// person has not decided for all runs.
+func (m *Manager) permitNoSandbox(opts Options) error {
+	if !opts.NoSandbox || !m.opts.ForAgents || m.opts.NoSandbox != nil || slices.Contains(m.opts.Allow, config.AllowPrivileged) {
+		return nil
+	}
+	return failf(CodePolicyDenied, "leave it out, or ask the person who runs the server to start it with `drawbridge serve --allow privileged`",
+		"agents are not allowed to have runs without gVisor")
+}
+
 // permits tells whether the person has allowed what a project asks for.
 func (m *Manager) permits(ask config.Ask) bool {
 	if ask.Permission == config.AllowSecrets {
 		return m.permitsSecret(ask.Reference)
+	}
+	if ask.Key == "sandbox" && m.opts.NoSandbox != nil {
+		return true // the person has decided, whatever the project asks for
 	}
 	return slices.Contains(m.opts.Allow, ask.Permission)
 }

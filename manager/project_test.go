@@ -106,14 +106,14 @@ container: {memory: 512, cpus: 1.5}
 	rules := []string{"api.example.com", "api.github.com allow GET /repos/**", "api.github.com deny * /**", "host.drawbridge.internal:11434"}
 	want := Options{
 		Name: "project", isNamePrefix: true, Runtime: runtime.TypeNative, Grants: []string{"github", "npm"}, Env: []string{"A=1", "B=2"},
-		Network: NetworkPermissive, NetworkRules: rules, Cmd: []string{"make", "test"}, Interactive: true, MemoryBytes: 512 << 20, CPUs: 1.5,
+		WorkspaceMode: WorkspaceBind, Network: NetworkPermissive, NetworkRules: rules, Cmd: []string{"make", "test"}, Interactive: true, MemoryBytes: 512 << 20, CPUs: 1.5,
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Options{})); diff != "" {
 		t.Errorf("from the Config alone (-want +got):\n%s", diff)
 	}
 	own := Options{
 		Name: "own", Runtime: runtime.TypeDocker, Grants: []string{"npm", "ssh:example.com"}, Env: []string{"B=3", "C=4"},
-		Network: NetworkStrict, NetworkRules: []string{"own.example.com"}, Cmd: []string{"true"}, MemoryBytes: 1 << 30, CPUs: 4,
+		WorkspaceMode: WorkspaceVolume, Network: NetworkStrict, NetworkRules: []string{"own.example.com"}, Cmd: []string{"true"}, MemoryBytes: 1 << 30, CPUs: 4,
 	}
 	own.Config = c
 	if got, err = withConfig(own); err != nil {
@@ -121,7 +121,7 @@ container: {memory: 512, cpus: 1.5}
 	}
 	want = Options{
 		Name: "own", Runtime: runtime.TypeDocker, Grants: []string{"github", "npm", "ssh:example.com"}, Env: []string{"A=1", "B=3", "C=4"},
-		Network: NetworkStrict, NetworkRules: append([]string{"own.example.com"}, rules...), Cmd: []string{"true"}, Interactive: true, MemoryBytes: 1 << 30, CPUs: 4,
+		WorkspaceMode: WorkspaceVolume, Network: NetworkStrict, NetworkRules: append([]string{"own.example.com"}, rules...), Cmd: []string{"true"}, Interactive: true, MemoryBytes: 1 << 30, CPUs: 4,
 	}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(Options{})); diff != "" {
 		t.Errorf("under options of the caller's (-want +got):\n%s", diff)

@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -52,7 +53,8 @@ type spec struct {
 	Rows       uint16            `json:"rows,omitempty"`
 	Cols       uint16            `json:"cols,omitempty"`
 	OwnedSpace bool              `json:"owned_workspace,omitempty"` // the workspace lies in the run's directory
-	Exclude    []string          `json:"exclude,omitempty"`         // below the workspace
+	Mode       WorkspaceMode     `json:"workspace_mode,omitempty"`
+	Exclude    []string          `json:"exclude,omitempty"` // below the workspace
 	Volumes    []VolumeMount     `json:"volumes,omitempty"`
 	Services   []serviceSpec     `json:"services,omitempty"`
 	// Worktree is that of the workspace; nil where it is none.
@@ -163,6 +165,7 @@ func (m *Manager) snapshot(row *storage.RunRow) (*Run, error) {
 		ID:             row.ID,
 		Name:           row.Name,
 		Workspace:      row.Workspace,
+		WorkspaceMode:  cmp.Or(sp.Mode, WorkspaceBind),
 		Image:          row.Image,
 		Ports:          maps.Clone(sp.Ports),
 		HostPorts:      maps.Clone(mt.HostPorts),

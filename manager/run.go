@@ -23,7 +23,9 @@ import (
 type Run struct {
 	ID        string
 	Name      string // unique among live runs
-	Workspace string // host directory
+	Workspace string // host directory; the run works in it, or in a copy, see WorkspaceDir
+
+	WorkspaceMode WorkspaceMode // never empty
 
 	// Where the workspace is a worktree; see package worktree.
 	WorktreeBranch string
@@ -68,7 +70,7 @@ type Run struct {
 	MemoryBytes   int64
 	CPUs          float64
 	PidsLimit     int64
-	Exclude       []string // paths below the workspace that the run sees empty
+	Exclude       []string // paths below the workspace that the run sees empty, or that its copy lacks
 	Volumes       []VolumeMount
 
 	ExitCode  *int   // nil until the command has ended

@@ -4,6 +4,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
 )
 
 func TestFailedStateIsNeverSeenWithoutItsTime(t *testing.T) {
@@ -85,5 +87,35 @@ func TestPruneRemovesEndedRunsOnly(t *testing.T) {
 	}
 	if runs := m.List(); len(runs) != 1 || runs[0].ID != live.ID {
 		t.Errorf("left are %v", runs)
+	}
+}
+
+// A key that was used for one request is none for another, as far as that would make
+// another run.
+func TestKeysTellRequestsFromEachOther(t *testing.T) {
+	t.Parallel()
+	key := func(change func(*Options)) string {
+		opts := Options{IdempotencyKey: "k", Workspace: "/w", Cmd: []string{"true"}}
+		change(&opts)
+		return createKey(opts).ArgsHash
+	}
+	same := key(func(*Options) {})
+	if got := key(func(o *Options) { o.Progress = func(string) {} }); got != same {
+		t.Error("progress makes another request")
+	}
+	seen := map[string]bool{same: true}
+	for i, change := range []func(*Options){
+		func(o *Options) { o.Rebuild = true }, func(o *Options) { o.Dependencies = []string{"git"} }, func(o *Options) { o.PostBuild = "x" },
+		func(o *Options) { o.PostBuildRoot = "x" }, func(o *Options) { o.Services = map[string]config.Service{"redis": {Image: "x"}} },
+		func(o *Options) { o.NoSandbox = true }, func(o *Options) { o.WorkspaceMode = WorkspaceVolume }, func(o *Options) { o.Image = "x" },
+	} {
+		if got := key(change); seen[got] {
+			t.Errorf("change %d makes no other request", i)
+		} else {
+			seen[got] = true
+		}
+	}
+	if createKey(Options{}) != nil {
+		t.Error("a call without a key has one")
 	}
 }

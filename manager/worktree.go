@@ -42,6 +42,9 @@ func (m *Manager) withWorktree(ctx context.Context, opts Options) (Options, erro
 	if opts.Workspace == "" {
 		return opts, failf(CodeInvalidArgument, "name the repository as workspace", "a worktree needs a repository")
 	}
+	if opts.WorkspaceMode == WorkspaceVolume {
+		return opts, failf(CodeInvalidArgument, "leave the worktree out, or use the workspace mode bind", "a worktree is a copy already, and commits in a copy of it would not be found there")
+	}
 	dir, err := m.checkWorkspace(opts.Workspace)
 	if err != nil {
 		return opts, err

@@ -237,3 +237,28 @@ func TestAnswerOfAnAgentIsFramed(t *testing.T) {
 		t.Errorf("a long answer makes a text of %d bytes", len(text))
 	}
 }
+
+func TestAnswerSaysWhatARunHasOfItsHost(t *testing.T) {
+	t.Parallel()
+	run := &manager.Run{
+		ID: "run_0123456789ab", Workspace: "/src", WorkspaceMode: manager.WorkspaceVolume,
+		Volumes: []manager.VolumeMount{{Name: "cache", Target: "/cache"}, {Name: "deps", Target: "/deps", ReadOnly: true}},
+	}
+	for _, tt := range []struct {
+		name   string
+		change func()
+		want   bool
+	}{
+		{"a copy and volumes", func() {}, true},
+		{"neither", func() { run.WorkspaceMode, run.Volumes = manager.WorkspaceBind, nil }, false},
+	} {
+		tt.change()
+		var a answer
+		a.Run("run", run)
+		for _, text := range []string{"workspace_is_copied: true", "volumes:", "name: cache", "target: /deps", "readonly: true"} {
+			if strings.Contains(string(a.text), text) != tt.want {
+				t.Errorf("%s: %q in\n%s", tt.name, text, string(a.text))
+			}
+		}
+	}
+}

@@ -53,6 +53,12 @@ var runFields = append(slices.Clip(rowFields), []Field{
 	{Name: "isolation_note", Type: "string", Optional: true, Description: "Why the isolation is not stronger."},
 	{Name: "image", Type: "string", Description: "The image of its sandbox."},
 	{Name: "workspace", Type: "string", Description: "The host directory that is /workspace inside."},
+	{Name: "workspace_is_copied", Type: "boolean", Optional: true, Description: "Inside there is a copy of it, which goes away with the run; the directory itself stays as it is."},
+	{Name: "volumes", Type: "array", Optional: true, Description: "Storage that outlives the run.", Fields: []Field{
+		{Name: "name", Type: "string", Description: "Its name."},
+		{Name: "target", Type: "string", Description: "Where it is in the sandbox."},
+		{Name: "readonly", Type: "boolean", Optional: true, Description: "It cannot be written."},
+	}},
 	{Name: "command", Type: "array", Description: "The command. Long ones are shortened."},
 	{Name: "command_shortened", Type: "boolean", Optional: true, Description: "The command is longer than what is shown."},
 	{Name: "network", Type: "string", Description: "What it reaches: none, strict (what its rules name) or permissive (the Internet, except what they deny).", Enum: []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}},
@@ -182,6 +188,8 @@ func (a *answer) Run(name string, run *manager.Run) {
 		a.StringIf("isolation_note", run.IsolationNote)
 		a.String("image", run.Image)
 		a.String("workspace", run.Workspace)
+		a.FlagIf("workspace_is_copied", run.WorkspaceMode == manager.WorkspaceVolume)
+		a.volumes(run)
 		command, shortened := shortCommand(run.Command)
 		a.Strings("command", command)
 		a.FlagIf("command_shortened", shortened)
@@ -203,6 +211,18 @@ func (a *answer) Run(name string, run *manager.Run) {
 		}
 		a.ports(run)
 		a.services(run)
+	})
+}
+
+func (a *answer) volumes(run *manager.Run) {
+	if len(run.Volumes) == 0 {
+		return
+	}
+	a.List("volumes", len(run.Volumes), func(i int) {
+		v := run.Volumes[i]
+		a.String("name", v.Name)
+		a.String("target", v.Target)
+		a.FlagIf("readonly", v.ReadOnly)
 	})
 }
 

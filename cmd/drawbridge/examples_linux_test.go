@@ -41,6 +41,20 @@ type example struct {
 // examples are the directories; one that is run in several ways has further names, such
 // as "agents codex".
 var examples = map[string]example{
+	"copy": {prints: []string{"moat.yaml\nnotes.txt\n"}, after: func(t *testing.T, c *cli, id string) {
+		out := filepath.Join(t.TempDir(), "out")
+		if got := c.run("workspace", "copy", id, out); got.code != 0 || !strings.Contains(got.err, "copied 2 files") {
+			t.Errorf("workspace copy: %+v", got)
+		}
+		for dir, want := range map[string]string{c.workspace: "as it was\n", out: "written by the run\n"} {
+			if text, err := os.ReadFile(filepath.Join(dir, "notes.txt")); err != nil || string(text) != want {
+				t.Errorf("in %s there is %q, %v", dir, text, err)
+			}
+		}
+		if got := c.run("workspace", "copy", id, c.workspace); got.code == 0 || !strings.Contains(got.err, "exists") {
+			t.Errorf("over the workspace: %+v", got)
+		}
+	}},
 	"agents":        agentExample("claude"),
 	"agents codex":  agentExample("codex"),
 	"agents gemini": agentExample("gemini"),

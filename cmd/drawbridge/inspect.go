@@ -108,7 +108,12 @@ func (a *app) printInspection(r *manager.Run, joined []manager.Joined, usage *us
 	}
 	f.add("command", quoteCommand(r.Command))
 	f.add("workspace", r.Workspace)
-	f.add("seen empty", strings.Join(r.Exclude, ", "))
+	if r.WorkspaceMode == manager.WorkspaceVolume {
+		f.add("works in", "a copy, see `drawbridge workspace copy`")
+		f.add("not copied", strings.Join(r.Exclude, ", "))
+	} else {
+		f.add("seen empty", strings.Join(r.Exclude, ", "))
+	}
 	for _, v := range r.Volumes {
 		f.add("volume", v.Name+" at "+v.Target)
 	}

@@ -95,7 +95,7 @@ beginning of its ID (run_3f), or its name.`,
 	}
 	add(groupRuns,
 		a.runCommand(), a.listCommand(), a.logsCommand(), a.inspectCommand(), a.attachCommand(), a.execCommand(), a.joinCommand(),
-		a.startCommand(), a.waitCommand(), a.stopCommand(), a.destroyCommand(), a.pruneCommand(), a.traceCommand(), a.transcriptCommand(), a.openCommand(), a.policyCommand())
+		a.startCommand(), a.waitCommand(), a.stopCommand(), a.destroyCommand(), a.pruneCommand(), a.traceCommand(), a.transcriptCommand(), a.openCommand(), a.workspaceCommand(), a.policyCommand())
 	add(groupServer, a.serveCommand(), a.daemonCommand(), a.demoCommand())
 	add(groupMachine, a.doctorCommand(), a.configCommand(), a.imagesCommand(), a.volumesCommand(), a.worktreeCommand(), a.grantCommand(), a.revokeCommand(), a.versionCommand(), a.completionCommand())
 	root.SetHelpCommandGroupID(groupMachine)

@@ -24,6 +24,7 @@ type runFlags struct {
 	env       []string
 	memory    string
 	network   string
+	mode      string
 	rules     []string
 	noProject bool
 	learn     bool
@@ -91,6 +92,7 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	flags.SetInterspersed(false) // flags after the command are its own
 	flags.StringVar(&f.opts.Name, "name", "", "name of the run (default a made-up one)")
 	flags.StringVarP(&f.opts.Workspace, "workspace", "w", "", "directory to work in, e.g. . (default an empty one)")
+	flags.StringVar(&f.mode, "workspace-mode", "", "bind to work in the workspace itself, volume to work in a copy that goes away with the run (default what moat.yaml says, or bind)")
 	flags.StringVar(&f.opts.WorktreeBranch, "worktree", "", "branch to work on, in a checkout of its own: the workspace, or this directory, is its repository and stays as it is")
 	flags.StringVar(&f.opts.Image, "image", "", imageHelp("image of the sandbox"))
 	flags.StringArrayVarP(&f.env, "env", "e", nil, "KEY=VALUE, or KEY to take it from this environment; may be repeated")
@@ -119,8 +121,11 @@ func (f *runFlags) addTo(cmd *cobra.Command) {
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
 	detachFlag(cmd, &f.keys)
+	_ = cmd.RegisterFlagCompletionFunc("workspace-mode", cobra.FixedCompletions(workspaceModes, cobra.ShellCompDirectiveNoFileComp))
 	_ = cmd.RegisterFlagCompletionFunc("network", cobra.FixedCompletions(networkNames, cobra.ShellCompDirectiveNoFileComp))
 }
+
+var workspaceModes = []string{string(manager.WorkspaceBind), string(manager.WorkspaceVolume)}
 
 var networkNames = []string{string(manager.NetworkNone), string(manager.NetworkStrict), string(manager.NetworkPermissive)}
 
@@ -166,6 +171,10 @@ func (a *app) parseRun(f runFlags) (manager.Options, error) {
 	}
 	if opts.MemoryBytes, err = parseBytes("--memory", f.memory); err != nil {
 		return opts, err
+	}
+	opts.WorkspaceMode = manager.WorkspaceMode(f.mode)
+	if f.mode != "" && !slices.Contains(workspaceModes, f.mode) {
+		return opts, usagef("use bind or volume", "unknown --workspace-mode %q", f.mode)
 	}
 	if f.network != "" && !slices.Contains(networkNames, f.network) {
 		return opts, usagef("use none, strict or permissive", "unknown --network %q", f.network)

@@ -21,6 +21,8 @@ type runView struct {
 	Error          string                  `json:"error,omitempty"`
 	Command        []string                `json:"command"`
 	Workspace      string                  `json:"workspace"`
+	WorkspaceMode  string                  `json:"workspace_mode"`
+	WorkspaceCopy  string                  `json:"workspace_copy,omitempty"`
 	WorktreeBranch string                  `json:"worktree_branch,omitempty"`
 	WorktreeRepoID string                  `json:"worktree_repo_id,omitempty"`
 	Image          string                  `json:"image"`
@@ -61,7 +63,7 @@ func viewOf(r *manager.Run) runView {
 	v := runView{
 		ID: r.ID, Name: r.Name, State: string(r.GetState()), StateConfirmed: r.StateConfirmed, StateNote: r.StateNote,
 		ExitCode: r.ExitCode, Signal: r.Signal, OOMKilled: r.OOMKilled, EndReason: string(r.EndReason), Error: r.Error,
-		Command: r.Command, Workspace: r.Workspace, WorktreeBranch: r.WorktreeBranch, WorktreeRepoID: r.WorktreeRepoID, Image: r.Image,
+		Command: r.Command, Workspace: r.Workspace, WorkspaceMode: string(r.WorkspaceMode), WorktreeBranch: r.WorktreeBranch, WorktreeRepoID: r.WorktreeRepoID, Image: r.Image,
 		Runtime: string(r.Runtime), Isolation: string(r.Isolation), IsolationNote: r.IsolationNote, ContainerID: r.ContainerID,
 		Network: string(r.Network), NetworkRules: r.NetworkRules, Grants: r.Grants, Secrets: r.Secrets, Learn: r.Learn, Denied: r.Denied, Requested: r.Requested, Ports: r.Ports, HostPorts: r.HostPorts, PortsNote: r.PortsNote,
 		Volumes: r.Volumes, Exclude: r.Exclude,
@@ -73,6 +75,9 @@ func viewOf(r *manager.Run) runView {
 	}
 	if r.Store != nil {
 		v.Directory = r.Store.Dir()
+	}
+	if r.WorkspaceMode == manager.WorkspaceVolume {
+		v.WorkspaceCopy = r.WorkspaceDir()
 	}
 	return v
 }

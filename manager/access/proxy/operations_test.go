@@ -332,8 +332,10 @@ func TestHeldContentIsBounded(t *testing.T) {
 			t.Error(status)
 		}
 	}
-	if !w.run.room.TryAcquire(maxHeldContent) {
-		t.Error("something is held still")
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := w.run.room.Acquire(ctx, maxHeldContent); err != nil {
+		t.Errorf("something is held still: %v", err)
 	}
 }
 

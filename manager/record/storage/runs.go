@@ -121,6 +121,21 @@ func insertRow(t *tx, row RunRow) error {
 	return err
 }
 
+// RunOf returns the run that was inserted under key, nil if there is none. The error
+// matches ErrKeyReused if that was with other arguments.
+func (s *Store) RunOf(ctx context.Context, key Key) (*RunRow, error) {
+	var found *RunRow
+	err := s.write.transact(ctx, func(t *tx) error {
+		var err error
+		found, err = s.replay(t, key)
+		return err
+	})
+	if err != nil {
+		return nil, s.failed(err, "look for the run of an idempotency key")
+	}
+	return found, nil
+}
+
 // replay returns the run that was stored under key, if any.
 func (s *Store) replay(t *tx, key Key) (*RunRow, error) {
 	claim, err := findKey(t, key, time.Now())
