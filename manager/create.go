@@ -59,6 +59,9 @@ func (m *Manager) Create(ctx context.Context, opts Options) (*Run, error) {
 		err = m.permitServices(opts)
 	}
 	if err == nil {
+		err = m.permitDocker(opts)
+	}
+	if err == nil {
 		opts, err = m.withProject(ctx, opts)
 	}
 	if err == nil {
@@ -210,12 +213,13 @@ func createHash(opts Options) string {
 		Mounts                                   []runtime.MountConfig
 		Volumes                                  []VolumeMount
 		Ulimits                                  []runtime.Ulimit
-		Services                                 []serviceWish `json:",omitempty"`
+		Services                                 []serviceWish           `json:",omitempty"`
+		Docker                                   *DockerDependencyConfig `json:",omitempty"`
 	}{
 		opts.Name, opts.Workspace, opts.Image, string(opts.Runtime), string(opts.Network), opts.Cmd, opts.Env,
 		opts.KeepContainer, opts.Interactive, opts.TTY, opts.Rows, opts.Cols, opts.Timeout, opts.StopGrace,
 		opts.MemoryBytes, opts.PidsLimit, opts.CPUs, opts.Ports, opts.NetworkRules, opts.Grants, opts.Secrets, opts.Learn,
-		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services,
+		opts.Mounts, opts.Volumes, opts.Ulimits, opts.services, opts.docker,
 	})
 }
 
@@ -286,7 +290,7 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 		row.Handle = c.row.Handle
 		row.BackendID = made.BackendID
 		row.Isolation = string(made.Isolation)
-		row.IsolationNote = made.Note
+		row.IsolationNote = c.opts.docker.note(made.Note)
 		_ = changeMeta(row, func(mt *meta) { // recordRun wrote it
 			mt.Gate, mt.NetworkID = c.gate, made.NetworkID
 			if len(made.Services) > 0 {

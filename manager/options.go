@@ -168,9 +168,10 @@ type Options struct {
 	// It is called from Create's own goroutine.
 	Progress func(message string)
 
-	services  []serviceWish      // of Dependencies, as they were resolved
-	worktree  *worktree.Worktree // of WorktreeBranch, once it is there; Workspace is in it
-	proxyPort int                // where published ports have names, see RoutingPort; zero is the default
+	services  []serviceWish           // of Dependencies, as they were resolved
+	docker    *DockerDependencyConfig // likewise; nil without
+	worktree  *worktree.Worktree      // of WorktreeBranch, once it is there; Workspace is in it
+	proxyPort int                     // where published ports have names, see RoutingPort; zero is the default
 	// sections are what a Config says about agents, by their names.
 	sections map[string]agentSection
 	// session is the one of Resume. The agent's own goes away with the sandbox if it
