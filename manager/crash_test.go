@@ -132,6 +132,8 @@ const (
 	crashWorkspace = "DRAWBRIDGE_TEST_CRASH_WORKSPACE"
 	// crashService is the image of a redis that the run has; empty is none.
 	crashService = "DRAWBRIDGE_TEST_CRASH_SERVICE"
+	// crashEngine is the image of the run and of its own engine; empty is none.
+	crashEngine = "DRAWBRIDGE_TEST_CRASH_ENGINE"
 )
 
 // testDaemon is the first argument of a process that is the daemon of a home.
@@ -174,6 +176,9 @@ func crash(home string) {
 	}
 	if image := os.Getenv(crashService); image != "" {
 		wanted.Dependencies, wanted.Services = []string{"redis"}, map[string]config.Service{"redis": {Image: image}}
+	}
+	if image := os.Getenv(crashEngine); image != "" {
+		wanted.Image, wanted.Dependencies, wanted.Services = image, []string{"docker:dind"}, map[string]config.Service{"docker": {Image: image}}
 	}
 	run, err := m.Create(ctx, wanted)
 	check(err)

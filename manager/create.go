@@ -115,6 +115,9 @@ func (m *Manager) complete(ctx context.Context, opts Options) (Options, error) {
 		err = m.permitNoSandbox(opts)
 	}
 	if err == nil {
+		err = m.permitDocker(opts)
+	}
+	if err == nil {
 		opts, err = m.withProject(ctx, opts)
 	}
 	if err == nil {
@@ -334,7 +337,7 @@ func (m *Manager) publishRun(ctx context.Context, c *creation) error {
 		row.Handle = c.row.Handle
 		row.BackendID = made.BackendID
 		row.Isolation = string(made.Isolation)
-		row.IsolationNote = made.Note
+		row.IsolationNote = c.opts.docker.note(made.Note)
 		_ = changeMeta(row, func(mt *meta) { // recordRun wrote it
 			mt.Gate, mt.NetworkID = c.gate, made.NetworkID
 			if len(made.Services) > 0 {

@@ -36,9 +36,7 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 		return opts, failf(CodeInvalidArgument, "docs/dependencies-of-runs.md lists what there is", "%v", err)
 	case unwanted(plan, opts.Services) != "":
 		name := unwanted(plan, opts.Services)
-		return opts, failf(CodeInvalidArgument, "add "+name+" to the dependencies", "there are settings of the service %s, which is not among the dependencies", name)
-	case plan.Docker != "":
-		return opts, failf(CodeUnsupported, "leave docker:"+string(plan.Docker)+" out", "this build gives runs no Docker engine")
+		return opts, failf(CodeInvalidArgument, "add "+dependencyOf(name)+" to the dependencies", "there are settings of the service %s, which is not among the dependencies", name)
 	case nothing && opts.Rebuild:
 		return opts, failf(CodeInvalidArgument, "leave rebuild out", "there is nothing to build again: the run has no dependencies that go into an image, and no hooks of a build")
 	case nothing && len(plan.Services) == 0:
@@ -50,6 +48,9 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 	}
 	driver, err := m.drivers.get(kind)
 	if err != nil {
+		return opts, err
+	}
+	if opts, err = m.withDocker(ctx, driver, list, opts); err != nil {
 		return opts, err
 	}
 	if opts, err = m.withServices(driver, plan, opts); err != nil || nothing {

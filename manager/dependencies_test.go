@@ -20,7 +20,7 @@ func TestDependenciesThatCannotBeHad(t *testing.T) {
 	}{
 		"unknown":      {[]string{"nodee"}, CodeInvalidArgument, "node"},
 		"no version":   {[]string{"node@"}, CodeInvalidArgument, "node@"},
-		"an engine":    {[]string{"docker:dind"}, CodeUnsupported, "Docker engine"},
+		"two engines":  {[]string{"docker:dind", "docker:host"}, CodeInvalidArgument, "exclude each other"},
 		"two versions": {[]string{"node@20", "node@22"}, CodeInvalidArgument, "node"},
 	} {
 		run, err := m.Create(t.Context(), Options{Dependencies: tt.list})
@@ -72,7 +72,7 @@ func TestDependenciesMakeAnImage(t *testing.T) {
 	if run, err := allowed.Create(t.Context(), wanted); AsError(err).Code != CodeInvalidArgument || !strings.Contains(err.Error(), "the step that failed is") {
 		t.Errorf("with a step that fails: %+v, %v", run, err)
 	}
-	image := buildInPlaceOf(w, agents, wanted.Dependencies)
+	image := buildInPlaceOf(w, agents, w.image, wanted.Dependencies)
 	run := w.started(agents, wanted)
 	w.ended(agents, run.ID)
 	if text := output(t, agents, run.ID); run.Image != image.Ref || text != "in its place\n" {
@@ -86,9 +86,9 @@ func TestDependenciesMakeAnImage(t *testing.T) {
 	}
 }
 
-// buildInPlaceOf builds another image under the tag of that of dependencies, which
-// need the Internet.
-func buildInPlaceOf(w *world, m *Manager, list []string) runtime.BuiltImage {
+// buildInPlaceOf builds another image under the tag of that of dependencies on top of a
+// base, which need the Internet.
+func buildInPlaceOf(w *world, m *Manager, on string, list []string) runtime.BuiltImage {
 	w.t.Helper()
 	driver, err := m.drivers.get(runtime.TypeDocker)
 	if err != nil {
@@ -99,7 +99,7 @@ func buildInPlaceOf(w *world, m *Manager, list []string) runtime.BuiltImage {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	base, err := driver.(runtime.ImageManager).Image(w.t.Context(), w.image)
+	base, err := driver.(runtime.ImageManager).Image(w.t.Context(), on)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -111,13 +111,13 @@ func buildInPlaceOf(w *world, m *Manager, list []string) runtime.BuiltImage {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	recipe, err := plan.Recipe(deps.Target{Base: w.image, Arch: about.Arch, RunFlags: about.RunFlags, Shell: about.Shell}, deps.Hooks{})
+	recipe, err := plan.Recipe(deps.Target{Base: on, Arch: about.Arch, RunFlags: about.RunFlags, Shell: about.Shell}, deps.Hooks{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	image, err := builder.Build(w.t.Context(), runtime.BuildSpec{
-		Tag: recipe.Tag(base.ID), Home: runtime.HomeHash(w.home), Base: w.image, BaseID: base.ID,
-		Files: []runtime.BuildFile{{Name: "Dockerfile", Mode: 0o644, Data: []byte("FROM " + w.image + "\nUSER root\nRUN echo in its place >/made && chmod 644 /made\n")}},
+		Tag: recipe.Tag(base.ID), Home: runtime.HomeHash(w.home), Base: on, BaseID: base.ID,
+		Files: []runtime.BuildFile{{Name: "Dockerfile", Mode: 0o644, Data: []byte("FROM " + on + "\nUSER root\nRUN echo in its place >/made && chmod 644 /made\n")}},
 	}, nil)
 	if err != nil {
 		w.t.Fatal(err)

@@ -31,7 +31,7 @@ type DockerDependencyConfig struct {
 	Mode        deps.DockerMode
 	SocketMount runtime.MountConfig // the host's socket; zero except in host mode
 	GroupID     string              // decimal ID of the group that may use the socket; empty except in host mode
-	Privileged  bool                // the sandbox must be privileged; true in dind mode only
+	Privileged  bool                // an engine needs more rights than a sandbox has; true in dind mode only
 }
 
 // ErrDockerHostRequiresDockerRuntime says that docker:host was asked for on a
@@ -49,11 +49,11 @@ func (e ErrDockerHostRequiresDockerRuntime) Error() string {
 type ErrDockerRequiresDockerRuntime = ErrDockerHostRequiresDockerRuntime
 
 // ErrDockerDindRequiresDockerRuntime says that docker:dind was asked for on a
-// runtime other than docker, which has no privileged sandboxes.
+// runtime other than docker, which puts no engine beside a run.
 type ErrDockerDindRequiresDockerRuntime struct{}
 
 func (e ErrDockerDindRequiresDockerRuntime) Error() string {
-	return "docker:dind needs the docker runtime, the only one with privileged sandboxes; choose the runtime docker, or leave the dependency out"
+	return "docker:dind needs the docker runtime, the only one that puts an engine beside a run; choose the runtime docker, or leave the dependency out"
 }
 
 // HasDockerDependency reports whether depList asks for Docker.
@@ -116,10 +116,11 @@ func ValidateDockerDependency(runtimeType runtime.Type, mode deps.DockerMode) er
 // is that of ValidateDockerDependency, or says why the host's socket cannot be
 // used.
 func ResolveDockerDependency(depList []deps.Dependency, runtimeType runtime.Type) (*DockerDependencyConfig, error) {
-	return resolveDocker(depList, runtimeType, GetDockerSocketGID)
+	return resolveDocker(depList, runtimeType, DockerSocketPath, socketGID)
 }
 
-func resolveDocker(depList []deps.Dependency, runtimeType runtime.Type, gid func() (uint32, error)) (*DockerDependencyConfig, error) {
+// resolveDocker is ResolveDockerDependency for an engine that listens at a socket.
+func resolveDocker(depList []deps.Dependency, runtimeType runtime.Type, socket string, gid func(path string) (uint32, error)) (*DockerDependencyConfig, error) {
 	wanted := GetDockerDependency(depList)
 	if wanted == nil {
 		return nil, nil
@@ -130,13 +131,13 @@ func resolveDocker(depList []deps.Dependency, runtimeType runtime.Type, gid func
 	if wanted.DockerMode == deps.DockerModeDind {
 		return &DockerDependencyConfig{Mode: deps.DockerModeDind, Privileged: true}, nil
 	}
-	group, err := gid()
+	group, err := gid(socket)
 	if err != nil {
 		return nil, fmt.Errorf("give the run docker:host: %w", err)
 	}
 	return &DockerDependencyConfig{
 		Mode:        deps.DockerModeHost,
-		SocketMount: runtime.MountConfig{Source: DockerSocketPath, Target: DockerSocketPath},
+		SocketMount: runtime.MountConfig{Source: socket, Target: DockerSocketPath},
 		GroupID:     strconv.FormatUint(uint64(group), 10),
 	}, nil
 }

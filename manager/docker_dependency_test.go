@@ -73,7 +73,7 @@ func TestDockerNeedsTheDockerRuntimeInBothModes(t *testing.T) {
 			t.Errorf("docker:%s on %q: %v, want %v", c.mode, c.runtime, err, c.want)
 		}
 		asked := 0
-		config, err := resolveDocker([]deps.Dependency{dockerIn(c.mode)}, c.runtime, func() (uint32, error) { asked++; return 1, nil })
+		config, err := resolveDocker([]deps.Dependency{dockerIn(c.mode)}, c.runtime, DockerSocketPath, func(string) (uint32, error) { asked++; return 1, nil })
 		if !errors.Is(err, c.want) || (config == nil) != (c.want != nil) {
 			t.Errorf("resolve docker:%s on %q: %v, %v, want error %v", c.mode, c.runtime, config, err, c.want)
 		}
@@ -116,12 +116,12 @@ func TestDockerErrorsAreToldApartAndNameTheirMend(t *testing.T) {
 
 func TestResolvedDockerDependency(t *testing.T) {
 	t.Parallel()
-	gid := func() (uint32, error) { return 999, nil }
-	fails := func() (uint32, error) { return 0, fs.ErrNotExist }
+	gid := func(string) (uint32, error) { return 999, nil }
+	fails := func(string) (uint32, error) { return 0, fs.ErrNotExist }
 	for _, c := range []struct {
 		name string
 		list []deps.Dependency
-		gid  func() (uint32, error)
+		gid  func(string) (uint32, error)
 		want *DockerDependencyConfig
 		err  error
 	}{
@@ -132,12 +132,12 @@ func TestResolvedDockerDependency(t *testing.T) {
 		}, nil},
 		{"host without a socket", []deps.Dependency{dockerIn(deps.DockerModeHost)}, fails, nil, fs.ErrNotExist},
 		{"dind needs no socket", []deps.Dependency{dockerIn(deps.DockerModeDind)}, fails, &DockerDependencyConfig{Mode: "dind", Privileged: true}, nil},
-		{"the greatest group", []deps.Dependency{dockerIn(deps.DockerModeHost)}, func() (uint32, error) { return 1<<32 - 1, nil }, &DockerDependencyConfig{
+		{"the greatest group", []deps.Dependency{dockerIn(deps.DockerModeHost)}, func(string) (uint32, error) { return 1<<32 - 1, nil }, &DockerDependencyConfig{
 			Mode: "host", GroupID: "4294967295",
 			SocketMount: runtime.MountConfig{Source: DockerSocketPath, Target: DockerSocketPath},
 		}, nil},
 	} {
-		got, err := resolveDocker(c.list, runtime.TypeDocker, c.gid)
+		got, err := resolveDocker(c.list, runtime.TypeDocker, DockerSocketPath, c.gid)
 		if !errors.Is(err, c.err) {
 			t.Errorf("%s: error %v, want %v", c.name, err, c.err)
 		}

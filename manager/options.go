@@ -179,10 +179,11 @@ type Options struct {
 	// It is called from Create's own goroutine.
 	Progress func(message string)
 
-	operations *daemon.Operations // of KeepPolicy and MCPServers
-	services   []serviceWish      // of Dependencies, as they were resolved
-	worktree   *worktree.Worktree // of WorktreeBranch, once it is there; Workspace is in it
-	proxyPort  int                // where published ports have names, see RoutingPort; zero is the default
+	operations *daemon.Operations      // of KeepPolicy and MCPServers
+	services   []serviceWish           // of Dependencies, as they were resolved
+	docker     *DockerDependencyConfig // likewise; nil without
+	worktree   *worktree.Worktree      // of WorktreeBranch, once it is there; Workspace is in it
+	proxyPort  int                     // where published ports have names, see RoutingPort; zero is the default
 	// sections are what a Config says about agents, by their names.
 	sections    map[string]agentSection
 	modelServer string // at which the agent asks its model; empty is that of its maker

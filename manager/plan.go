@@ -102,13 +102,15 @@ func (m *Manager) plan(ctx context.Context, opts Options) (storage.RunRow, runti
 			Mode: opts.WorkspaceMode, Exclude: exclude, Volumes: opts.Volumes, Services: serviceSpecs(opts.services),
 		}),
 	}
-	return row, runtime.Spec{
+	sandbox := runtime.Spec{
 		ID: id, Home: runtime.HomeHash(m.opts.Home),
 		LogLimit: m.opts.LogLimitBytes, Image: opts.Image, Command: withPreRun(opts), Mounts: mounts, Exclude: exclude, Ulimits: opts.Ulimits, Env: m.withToolPath(kind, opts.Image, slices.Concat(serviceEnv, opts.Env)), Workspace: workspace,
 		Network: runtime.NetworkNone, Services: services, Resources: limits,
 		Timeout: opts.Timeout, Grace: opts.StopGrace,
 		Interactive: row.Interactive, TTY: tty, Rows: opts.Rows, Cols: opts.Cols,
-	}, nil
+	}
+	opts.docker.giveDocker(&sandbox)
+	return row, sandbox, nil
 }
 
 // UsesImages tells whether runs that name no image get one, because the runtime of

@@ -10,6 +10,7 @@ import (
 
 	"github.com/drawbridge-mcp/drawbridge/manager/access/policy"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/deps"
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 )
 
@@ -25,7 +26,7 @@ type configKey struct {
 // configKeys are the keys that new runs honour. Whatever else a Config says is
 // refused. An option that the caller has set wins over the Config.
 var configKeys = []configKey{
-	{"dependencies", "without docker", takeDependencies},
+	{"dependencies", "", takeDependencies},
 	{"services", "", takeServices},
 	{"base_image", "", func(o *Options, c *config.Config) error { fillIn(&o.Image, c.BaseImage); return nil }},
 	{"mcp", "without a policy that is a file", takeMCP},
@@ -195,8 +196,11 @@ func (m *Manager) permits(ask config.Ask) bool {
 
 // allowFlag is what a person allows it with.
 func allowFlag(ask config.Ask) string {
-	if ask.Permission == config.AllowSecrets {
+	switch ask.Permission {
+	case config.AllowSecrets:
 		return "--allow-secret " + quoted(ask.Reference)
+	case config.AllowDockerHost, config.AllowDockerDind:
+		return dockerFlag + " " + strings.TrimPrefix(string(ask.Permission), deps.NameDocker+":")
 	}
 	return "--allow " + string(ask.Permission)
 }

@@ -86,7 +86,7 @@ func (m *Manager) permitServices(opts Options) error {
 	}
 	for _, d := range opts.Dependencies {
 		name, _, _ := strings.Cut(d, "@")
-		if _, is := deps.LookupService(name); is {
+		if s, is := deps.LookupService(name); is && !s.Engine {
 			return failf(CodePolicyDenied, "leave "+d+" out, or ask the person who runs the server to start it with `drawbridge serve --allow services`",
 				"agents are not allowed to start services, which are containers of images from a registry")
 		}
@@ -110,6 +110,14 @@ func unwanted(plan *deps.Plan, settings map[string]config.Service) string {
 		}
 	}
 	return ""
+}
+
+// dependencyOf is what a service is called among the dependencies.
+func dependencyOf(service string) string {
+	if service == deps.NameDocker {
+		return string(dockerPermission(deps.DockerModeDind))
+	}
+	return service
 }
 
 // withServices returns the options with the services of a plan.
@@ -162,7 +170,7 @@ func (m *Manager) serviceWorld(wishes []serviceWish) ([]runtime.ServiceSpec, []s
 		if len(w.Models) > 0 {
 			maps.Copy(env, w.StoreEnv())
 		}
-		s := runtime.ServiceSpec{Name: w.Name, Image: w.Image, User: w.User, Command: w.Command, Port: w.Port, MemoryBytes: w.MemoryBytes}
+		s := runtime.ServiceSpec{Name: w.Name, Image: w.Image, User: w.User, Command: w.Command, Port: w.Port, MemoryBytes: w.MemoryBytes, Engine: w.Engine}
 		for _, name := range slices.Sorted(maps.Keys(env)) {
 			s.Env = append(s.Env, name+"="+env[name])
 		}
@@ -298,14 +306,18 @@ var errStopRequested = errors.New("the run was asked to stop before its services
 func isReady(ctx context.Context, runner runtime.ServiceRunner, h runtime.Handle, s deps.Service) (bool, error) {
 	look, cancel := context.WithTimeout(ctx, readyLook)
 	defer cancel()
-	code, output, err := runner.ExecService(look, h, s.Name, s.Ready)
+	command := s.Ready
+	if s.Engine {
+		command = runtime.EngineReady
+	}
+	code, output, err := runner.ExecService(look, h, s.Name, command)
 	switch {
 	case err != nil:
 		return false, err
 	case s.IsReady(code, output):
 		return true, nil
 	}
-	return false, fmt.Errorf("%s: code %d, %q", s.Ready[0], code, strings.TrimSpace(output))
+	return false, fmt.Errorf("%s: code %d, %q", command[0], code, strings.TrimSpace(output))
 }
 
 // notReady is the error of a service that did not get ready. It ends in what the

@@ -194,6 +194,7 @@ type Spec struct {
 	Network   NetworkMode
 	Gate      *Gate         // nil is no way out
 	Services  []ServiceSpec // for drivers that are a ServiceRunner; at most MaxServices
+	Groups    []string      // numbers of further groups of its processes; only with Capabilities.EngineSocket
 	Resources Resources
 	Ulimits   []Ulimit      // of each process; see CheckUlimits
 	Timeout   time.Duration // from the command's start to its end by the guest; zero is none
@@ -302,6 +303,11 @@ type Capabilities struct {
 	// CloseInput says that the standard input of a run without a terminal can
 	// be closed while it runs on.
 	CloseInput bool
+	// EngineSocket is the path on the host of the socket of the backend's engine, where
+	// a sandbox that has it mounted can connect to it; empty where it cannot.
+	// EngineMend is what a person can do then.
+	EngineSocket string
+	EngineMend   string
 }
 
 // StartOptions says how to start a sandbox's command.

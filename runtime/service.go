@@ -30,7 +30,21 @@ type ServiceSpec struct {
 	MemoryBytes int64    // zero is DefaultServiceMemoryBytes
 	// Mounts are directories of the host; those of a service of a run are read-only.
 	Mounts []MountConfig
+	// Engine says that the service is a Docker engine of the run's own. The image has
+	// dockerd and what that needs. Its user, command and mounts are the driver's business;
+	// the run's Gate is the only way out for it and for its containers, which find a
+	// proxy at EngineGate.
+	Engine bool
 }
+
+// EngineGate is where containers of an engine of the run's own find the run's gate.
+const EngineGate = "172.17.0.1:3128"
+
+// EngineReady succeeds in a service with an Engine once that answers.
+var EngineReady = []string{GuestPath, "ping", "--socket", EngineSocket}
+
+// EngineSocket is where such an engine listens in its own container, for EngineReady.
+const EngineSocket = "/run/engine/docker.sock"
 
 // ServiceFetch is a service that gets what services of runs are to serve.
 type ServiceFetch struct {

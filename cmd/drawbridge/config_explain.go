@@ -184,7 +184,7 @@ func (a *app) printExplanation(e explanation) error {
 	if len(e.Asks) == 0 {
 		return nil
 	}
-	fmt.Fprintln(a.out, "\nWhat the project needs your permission for (grants: `drawbridge grant allow`; secrets: `drawbridge serve --allow-secret`; the rest: `drawbridge serve --allow`):")
+	fmt.Fprintln(a.out, "\nWhat the project needs your permission for (grants: `drawbridge grant allow`; secrets: `drawbridge serve --allow-secret`; Docker: `--allow-docker`; the rest: `drawbridge serve --allow`):")
 	asks := table{header: []string{"PERMISSION", "FROM", "FOR"}, width: a.width()}
 	for _, ask := range e.Asks {
 		asks.add(string(ask.Permission), ask.Origin.String(), ask.What)

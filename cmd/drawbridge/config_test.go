@@ -122,7 +122,7 @@ func TestConfigExplainShowsWhereValuesComeFrom(t *testing.T) {
 		{"container.memory", "--memory", "yes", "1024"},
 		{"container.cpus", "default", "yes", "2"},
 		nil,
-		{"What the project needs your permission for (grants: `drawbridge grant allow`; secrets: `drawbridge serve --allow-secret`; the rest: `drawbridge serve --allow`):"},
+		{"What the project needs your permission for (grants: `drawbridge grant allow`; secrets: `drawbridge serve --allow-secret`; Docker: `--allow-docker`; the rest: `drawbridge serve --allow`):"},
 		{"PERMISSION", "FROM", "FOR"},
 		{"grants", moat + ":1:10", "use the grant github"},
 		{"ports", moat + ":2:14", "publish port 3000 as web"},

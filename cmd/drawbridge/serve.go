@@ -20,6 +20,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/secret"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
+	"github.com/drawbridge-mcp/drawbridge/manager/spec/deps"
 	"github.com/drawbridge-mcp/drawbridge/mcpserver"
 	"github.com/drawbridge-mcp/drawbridge/tools"
 )
@@ -45,6 +46,7 @@ type serveFlags struct {
 	limit       []string
 	allow       []string
 	secrets     []string
+	docker      []string
 	profile     string
 }
 
@@ -95,6 +97,7 @@ directory in which the server was started.`,
 	flags.StringArrayVar(&f.limit, "network-limit", nil, "network rule beyond which no run reaches anything but the hosts of its grants, whatever its own rules say (repeatable; default no limit)")
 	flags.StringSliceVar(&f.allow, "allow", nil, "what moat.yaml of a workspace may ask for: "+permissionNames())
 	flags.StringArrayVar(&f.secrets, "allow-secret", nil, "secret that moat.yaml of a workspace may put into the environment of runs, which can read it there: op://VAULT/ITEM/FIELD, ssm:///PATH or env://VARIABLE, or all below one, as op://VAULT/*; may be repeated (default none)")
+	flags.StringSliceVar(&f.docker, "allow-docker", nil, "Docker engine that runs of agents and moat.yaml of a workspace may ask for: host, that of this machine, which makes the run as good as root on it; dind, one of the run's own (default none)")
 	flags.StringVar(&f.profile, "profile", "", "set of grants to use (default $DRAWBRIDGE_PROFILE, or else the one without a name)")
 	nativePathFlag(cmd, &f.nativePaths)
 	sandboxFlag(cmd, &f.sandbox)
@@ -178,8 +181,8 @@ func onlyStdio(f serveFlags) error {
 
 // newServer puts the tools on an MCP server.
 func newServer(runs *opening, log *zap.Logger, f serveFlags) (*mcpserver.Server, error) {
-	deps := tools.Deps{Manager: runs.get}
-	offered := tools.Inventory(deps)
+	needs := tools.Deps{Manager: runs.get}
+	offered := tools.Inventory(needs)
 	if len(f.toolsets) > 0 {
 		var err error
 		if offered, err = tools.Toolsets(offered, f.toolsets); err != nil {
@@ -197,7 +200,7 @@ func newServer(runs *opening, log *zap.Logger, f serveFlags) (*mcpserver.Server,
 		Version:           buildVersion().Version,
 		Instructions:      tools.Instructions(),
 		Tools:             func() []server.ServerTool { return tools.ServerTools(offered) },
-		ResourceTemplates: tools.ResourceTemplates(deps),
+		ResourceTemplates: tools.ResourceTemplates(needs),
 		Logger:            log,
 	}), nil
 }
@@ -265,14 +268,8 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 		}
 	}
 	opts.AllowSecrets = f.secrets
-	for _, name := range f.allow {
-		if config.Permission(name) == config.AllowSecrets {
-			return opts, usagef("name each of them: --allow-secret REFERENCE", "--allow does not take %s", name)
-		}
-		if !slices.Contains(config.Permissions, config.Permission(name)) || config.Permission(name) == config.AllowGrants {
-			return opts, usagef("use "+permissionNames(), "unknown --allow %q", name)
-		}
-		opts.Allow = append(opts.Allow, config.Permission(name))
+	if opts.Allow, err = permissions(f); err != nil {
+		return opts, err
 	}
 	if f.profile != "" {
 		opts.Profile = f.profile
@@ -281,11 +278,41 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	return opts, nil
 }
 
-// permissionNames lists what --allow takes. Grants and secrets have flags of their own.
+// permissions returns what --allow and --allow-docker permit.
+func permissions(f serveFlags) ([]config.Permission, error) {
+	var all []config.Permission
+	for _, name := range f.allow {
+		switch p := config.Permission(name); {
+		case p == config.AllowSecrets:
+			return nil, usagef("name each of them: --allow-secret REFERENCE", "--allow does not take %s", name)
+		case name == deps.NameDocker || strings.HasPrefix(name, deps.NameDocker+":"):
+			return nil, usagef("say which engine: --allow-docker host or --allow-docker dind", "--allow does not take %s", name)
+		case !slices.Contains(config.Permissions, p) || hasOwnFlag(p):
+			return nil, usagef("use "+permissionNames(), "unknown --allow %q", name)
+		default:
+			all = append(all, p)
+		}
+	}
+	for _, mode := range f.docker {
+		p := config.Permission(deps.NameDocker + ":" + mode)
+		if p != config.AllowDockerHost && p != config.AllowDockerDind {
+			return nil, usagef("use host or dind", "unknown --allow-docker %q", mode)
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
+// hasOwnFlag tells what --allow does not take.
+func hasOwnFlag(p config.Permission) bool {
+	return p == config.AllowGrants || p == config.AllowSecrets || p == config.AllowDockerHost || p == config.AllowDockerDind
+}
+
+// permissionNames lists what --allow takes.
 func permissionNames() string {
 	var names []string
 	for _, p := range config.Permissions {
-		if p != config.AllowGrants && p != config.AllowSecrets {
+		if !hasOwnFlag(p) {
 			names = append(names, string(p))
 		}
 	}

@@ -176,6 +176,7 @@ func (p *plan) hostConfig() (*container.HostConfig, error) {
 		NetworkMode:    "none",
 		RestartPolicy:  container.RestartPolicy{Name: container.RestartPolicyDisabled},
 		ShmSize:        sharedMemory,
+		GroupAdd:       p.spec.Groups,
 		Tmpfs:          p.memory(limits.TmpBytes),
 		LogConfig:      p.logConfig(),
 		Mounts:         p.mounts(),

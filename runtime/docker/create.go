@@ -113,6 +113,9 @@ func (d *Driver) plan(ctx context.Context, spec runtime.Spec) (*plan, error) {
 	if err := canServe(f, how, spec); err != nil {
 		return nil, err
 	}
+	if err := d.canNest(f, spec); err != nil {
+		return nil, err
+	}
 	user, err := confine.WorkspaceOwner(spec.Workspace)
 	if err != nil {
 		return nil, err

@@ -88,6 +88,7 @@ func (d *Driver) Capabilities(ctx context.Context) (runtime.Capabilities, error)
 		GateSockets:  how.gate.way == waySocket,
 		Dial:         how.mode == modeDirect,
 	}
+	can.EngineSocket, can.EngineMend = engineSocket(f, how, d.cli.DaemonHost())
 	if !can.Dial {
 		can.DialMend, can.SecretsMend = dialMend, secretsMend
 	}

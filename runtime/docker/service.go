@@ -18,6 +18,7 @@ import (
 	"github.com/docker/docker/pkg/stdcopy"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
+	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 )
 
 // A service is a sidecar whose image counts. It has the isolation of its run's
@@ -57,6 +58,8 @@ func checkServices(services []runtime.ServiceSpec) error {
 		switch {
 		case !isHostLabel(s.Name) || names[s.Name]:
 			return fmt.Errorf("put the service %q beside the sandbox: its name has to be a host name, and its own", s.Name)
+		case s.Engine && (s.User != "" || len(s.Command) > 0 || len(s.Mounts) > 0):
+			return fmt.Errorf("put the engine %s beside the sandbox: it has no user, command or mounts of its own", s.Name)
 		case s.Image == "" || s.Port == 0:
 			return fmt.Errorf("put the service %s beside the sandbox: it needs an image and a port", s.Name)
 		}
@@ -119,15 +122,22 @@ func (n *ownNetwork) describeServices() []runtime.ServiceDescription {
 func (d *Driver) makeService(ctx context.Context, p *plan, i int, undo *releases) error {
 	s := &p.spec.Services[i]
 	filter, err := p.filter()
+	if s.Engine {
+		filter, err = confine.EngineFilterJSON()
+	}
 	if err != nil {
 		return err
 	}
-	id, err := d.makeContainer(ctx, p, newContainer{
+	asked := newContainer{
 		name:    p.spec.ID + "-" + s.Name,
 		config:  serviceConfig(p, s),
 		host:    serviceHostConfig(p, s, filter),
 		network: p.network.join(byte(placeServices+i), d.cli.ClientVersion()),
-	}, undo)
+	}
+	if s.Engine {
+		asked.nest(p, s, p.network.serviceAddress(i), filter)
+	}
+	id, err := d.makeContainer(ctx, p, asked, undo)
 	if err != nil {
 		return fmt.Errorf("make the service %s: %w", s.Name, err)
 	}

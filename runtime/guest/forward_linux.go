@@ -80,10 +80,15 @@ func forwarderOn(family int, address unix.Sockaddr, to hop, preamble string) (*f
 		_ = unix.Close(fd) // there may be none
 		return nil, err
 	}
+	return forwarderFrom(os.NewFile(uintptr(fd), "forwarder"), to, preamble), nil
+}
+
+// forwarderFrom returns the forwarder of what listens already, and does not block.
+func forwarderFrom(listener *os.File, to hop, preamble string) *forwarder {
 	return &forwarder{
-		listener: os.NewFile(uintptr(fd), "forwarder"), to: to, preamble: []byte(preamble),
+		listener: listener, to: to, preamble: []byte(preamble),
 		slots: make(chan struct{}, maxForwarded), idle: keepAliveIdle, interval: keepAliveInterval, readOut: readOutTimeout,
-	}, nil
+	}
 }
 
 // serve accepts connections for as long as the guest lives.

@@ -36,6 +36,9 @@ const usage = `usage: drawbridge-guest run --socket PATH
        drawbridge-guest connect HOST PORT
        drawbridge-guest relay --listen ADDRESS:PORT --socket PATH
        drawbridge-guest step --socket PATH -- COMMAND...
+       drawbridge-guest nest --listen ADDRESS:PORT --socket PATH [--gate PATH] -- ENGINE...
+       drawbridge-guest nested [--gate PATH] -- ENGINE...
+       drawbridge-guest ping --socket PATH
        drawbridge-guest version`
 
 // Main runs the program with the arguments after its name and returns its exit
@@ -65,6 +68,12 @@ func Main(args []string) int {
 		return relayMain(options)
 	case "step":
 		return stepMain(options["socket"], command)
+	case "nest":
+		return nestMain(options, command)
+	case "nested":
+		return nestedMain(options, command)
+	case "ping":
+		return pingMain(options["socket"])
 	case "kill":
 		return killMain(options["id"])
 	case "read":
@@ -86,7 +95,7 @@ func complain(err error) int {
 // The options of all commands: switches, and those that have a value.
 const (
 	switches = " frames parents append "
-	valued   = " socket listen start timeout limits id offset limit mode "
+	valued   = " socket listen gate start timeout limits id offset limit mode "
 )
 
 // parseOptions splits "--name value" pairs from the command after "--".

@@ -50,19 +50,31 @@ func stepEnv() []string {
 // runStep runs a command to its end, reaps what becomes an orphan on the way, and
 // returns what a shell would have as its exit code.
 func runStep(command, env []string) (int, error) {
+	process, err := startFound(command, env)
+	if err != nil {
+		return 0, err
+	}
+	return reapUntil(process.Pid)
+}
+
+// startFound starts a command, which is looked up in PATH, with the descriptors of this
+// program.
+func startFound(command, env []string) (*os.Process, error) {
 	path, err := exec.LookPath(command[0])
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	process, err := os.StartProcess(path, command, &os.ProcAttr{Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
-	if err != nil {
-		return 0, err
-	}
+	return os.StartProcess(path, command, &os.ProcAttr{Env: env, Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}})
+}
+
+// reapUntil reaps children until one has ended, and returns what a shell would have as
+// the exit code of that.
+func reapUntil(child int) (int, error) {
 	for {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(-1, &status, 0, nil)
 		switch {
-		case errors.Is(err, unix.EINTR), err == nil && pid != process.Pid:
+		case errors.Is(err, unix.EINTR), err == nil && pid != child:
 		case err != nil:
 			return 0, fmt.Errorf("wait for the command: %w", err)
 		case status.Signaled():

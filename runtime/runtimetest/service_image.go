@@ -266,8 +266,8 @@ func (i *imageFiles) program(name, path string) {
 	if i.err != nil {
 		return
 	}
-	text, err := exec.CommandContext(context.Background(), "ldd", path).Output()
-	if err != nil {
+	text, err := exec.CommandContext(context.Background(), "ldd", path).CombinedOutput()
+	if err != nil && !strings.Contains(string(text), "not a dynamic executable") {
 		i.err = fmt.Errorf("ask which libraries %s needs: %w", path, err)
 		return
 	}

@@ -12,24 +12,25 @@ type Permission string
 
 // The permissions.
 const (
-	AllowGrants     Permission = "grants"     // to use a credential
-	AllowMounts     Permission = "mounts"     // directories outside of the workspace
-	AllowPrivileged Permission = "privileged" // a sandbox with the powers of root, or without gVisor
-	AllowBuild      Permission = "build"      // scripts while the image is built, which is less shut in than a run
-	AllowDocker     Permission = "docker"     // the Docker engine of this machine
-	AllowPermissive Permission = "permissive" // any host on the Internet
-	AllowHost       Permission = "host"       // services of this machine and of its network
-	AllowPorts      Permission = "ports"      // ports of this machine that lead into the sandbox
-	AllowServices   Permission = "services"   // containers beside the run, from images of a registry, and what is fetched for them
-	AllowSecrets    Permission = "secrets"    // secrets of a store, in the run's environment
-	AllowSessions   Permission = "sessions"   // what agents did in other projects
+	AllowGrants     Permission = "grants"      // to use a credential
+	AllowMounts     Permission = "mounts"      // directories outside of the workspace
+	AllowPrivileged Permission = "privileged"  // a sandbox with the powers of root, or without gVisor
+	AllowBuild      Permission = "build"       // scripts while the image is built, which is less shut in than a run
+	AllowDockerHost Permission = "docker:host" // the Docker engine of this machine
+	AllowDockerDind Permission = "docker:dind" // a Docker engine of the run's own
+	AllowPermissive Permission = "permissive"  // any host on the Internet
+	AllowHost       Permission = "host"        // services of this machine and of its network
+	AllowPorts      Permission = "ports"       // ports of this machine that lead into the sandbox
+	AllowServices   Permission = "services"    // containers beside the run, from images of a registry, and what is fetched for them
+	AllowSecrets    Permission = "secrets"     // secrets of a store, in the run's environment
+	AllowSessions   Permission = "sessions"    // what agents did in other projects
 	// AllowModelServer is to have the credential of a model sent to another server.
 	AllowModelServer Permission = "model-server"
 )
 
 // Permissions lists them all.
 var Permissions = []Permission{
-	AllowGrants, AllowMounts, AllowPrivileged, AllowBuild, AllowDocker, AllowPermissive, AllowHost, AllowPorts, AllowServices, AllowSecrets, AllowSessions, AllowModelServer,
+	AllowGrants, AllowMounts, AllowPrivileged, AllowBuild, AllowDockerHost, AllowDockerDind, AllowPermissive, AllowHost, AllowPorts, AllowServices, AllowSecrets, AllowSessions, AllowModelServer,
 }
 
 // Ask is one thing that needs the person's permission.
@@ -79,10 +80,10 @@ func (a *asker) access() {
 	}
 	for i, d := range c.Dependencies {
 		switch d {
-		case "docker:host":
-			a.add(AllowDocker, item("dependencies", i), "use the Docker engine of this machine, which is as much as root")
-		case "docker:dind":
-			a.add(AllowPrivileged, item("dependencies", i), "have a privileged sandbox")
+		case dockerHost:
+			a.add(AllowDockerHost, item("dependencies", i), "use the Docker engine of this machine, which is as much as root")
+		case dockerDind:
+			a.add(AllowDockerDind, item("dependencies", i), "have a Docker engine of its own, from %s, with more of the kernel than a sandbox", imageOf(c, engineService))
 		}
 		if name := nameOf(d); isService(name) {
 			a.add(AllowServices, item("dependencies", i), "start the service %s beside the run, from %s", name, imageOf(c, name))

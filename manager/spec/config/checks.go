@@ -39,15 +39,20 @@ func (r *reader) sound(at string) bool {
 	return !slices.ContainsFunc(r.mistakes, func(m Mistake) bool { return underPath(at, m.Key) })
 }
 
+// The dependencies that are access to Docker.
+const (
+	dockerHost = "docker:host"
+	dockerDind = "docker:dind"
+)
+
 func checkDocker(r *reader, c *Config) {
-	const host, dind = "docker:host", "docker:dind"
 	for i, d := range c.Dependencies {
 		at := item("dependencies", i)
 		switch {
-		case d != host && d != dind:
-		case c.Runtime == "apple":
-			r.failKey(c, at, "write runtime: docker", "the runtime apple has no %s", d)
-		case slices.Contains(c.Dependencies[:i], host) && d == dind, slices.Contains(c.Dependencies[:i], dind) && d == host:
+		case d != dockerHost && d != dockerDind:
+		case c.Runtime != "" && c.Runtime != "docker":
+			r.failKey(c, at, "write runtime: docker", "the runtime %s has no %s", c.Runtime, d)
+		case slices.Contains(c.Dependencies[:i], dockerHost) && d == dockerDind, slices.Contains(c.Dependencies[:i], dockerDind) && d == dockerHost:
 			r.failKey(c, at, "remove one of them", "docker:host and docker:dind exclude each other")
 		}
 	}
@@ -62,9 +67,13 @@ func nameOf(dependency string) string {
 func checkServices(r *reader, c *Config) {
 	for _, name := range sortedKeys(c.Services) {
 		at := below("services", name)
-		declared := slices.ContainsFunc(c.Dependencies, func(d string) bool { return nameOf(d) == name })
+		dependency := name
+		if name == engineService {
+			dependency = dockerDind
+		}
+		declared := slices.ContainsFunc(c.Dependencies, func(d string) bool { return nameOf(d) == dependency })
 		if !declared {
-			r.failKey(c, at, "add "+name+" to dependencies", "the service is not among the dependencies")
+			r.failKey(c, at, "add "+dependency+" to dependencies", "the service is not among the dependencies")
 		}
 		if len(c.Services[name].Models) > 0 && name != "ollama" {
 			r.failKey(c, below(at, "models"), "remove it", "only ollama has models")

@@ -185,7 +185,7 @@ codex:
 		t.Errorf("got %v, want no asks", got)
 	}
 	dind := Asks(&Config{Dependencies: []string{"docker:dind"}})
-	if len(dind) != 1 || dind[0].Permission != AllowPrivileged || dind[0].Origin != (Origin{}) {
+	if len(dind) != 1 || dind[0].Permission != AllowDockerDind || dind[0].Origin != (Origin{}) {
 		t.Errorf("got %v", dind)
 	}
 }

@@ -37,7 +37,7 @@ var root = sync.OnceValue(func() shape[Config] {
 		key("base_image", func(c *Config) *string { return &c.BaseImage }, text(imageRef), about{
 			does: "image to build on", rule: "based on Debian", example: "debian:bookworm-slim"}),
 		key("dependencies", func(c *Config) *[]string { return &c.Dependencies }, listOf(text(dependency), nil), about{
-			does: "what is installed in the image, services beside the run, and access to Docker", rule: "not docker:host and docker:dind at once, and neither with the runtime apple", example: "[node@22, postgres@17, docker:dind]"}),
+			does: "what is installed in the image, services beside the run, and access to Docker", rule: "not docker:host and docker:dind at once, and neither with another runtime than docker", example: "[node@22, postgres@17, docker:dind]"}),
 		key("grants", func(c *Config) *[]string { return &c.Grants }, added(listOf(text(grantName), nil), same, after), about{
 			does: "grants that the run uses; sources are added", example: "[github, ssh:github.com]"}),
 		key("env", func(c *Config) *map[string]string { return &c.Env }, mapOf("VARIABLE", envName, orEmpty(text(envValue))), about{
@@ -155,7 +155,10 @@ var serviceNames = []string{"postgres", "mysql", "redis", "ministack", "ollama"}
 
 func isService(name string) bool { return slices.Contains(serviceNames, name) }
 
-var serviceName = textRule{pattern: "^(" + strings.Join(serviceNames, "|") + ")$", want: "postgres, mysql, redis, ministack or ollama"}
+// engineService is what the engine of docker:dind is called among services.
+const engineService = "docker"
+
+var serviceName = textRule{pattern: "^(" + strings.Join(append(slices.Clone(serviceNames), engineService), "|") + ")$", want: "postgres, mysql, redis, ministack, ollama or docker"}
 
 func service() shape[Service] {
 	return object(nil,

@@ -69,7 +69,6 @@ const (
 	// DockerModeHost mounts the host engine's socket. Who can use it owns the
 	// host.
 	DockerModeHost DockerMode = "host"
-	// DockerModeDind runs an engine of the run's own, which needs a
-	// privileged sandbox.
+	// DockerModeDind runs an engine of the run's own, as a service beside it.
 	DockerModeDind DockerMode = "dind"
 )

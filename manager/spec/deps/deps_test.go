@@ -147,8 +147,11 @@ func TestResolveChoosesVersionsAndAddsWhatIsNeeded(t *testing.T) {
 	for _, s := range p.Services {
 		services = append(services, s.Name+" "+s.Image)
 	}
-	if diff := cmp.Diff([]string{"postgres postgres:17", "redis redis:6"}, services); diff != "" || p.Docker != DockerModeDind {
+	if diff := cmp.Diff([]string{"docker docker:27-dind", "postgres postgres:17", "redis redis:6"}, services); diff != "" || p.Docker != DockerModeDind {
 		t.Errorf("docker %q, services: %s", p.Docker, diff)
+	}
+	if p := plan(t, "docker:host"); len(p.Services) > 0 || p.Docker != DockerModeHost {
+		t.Errorf("the engine of this machine is the plan %+v", p)
 	}
 	if !plan(t, "postgres").Empty() || plan(t, "git").Empty() {
 		t.Error("a plan that needs an image is not told from one that needs none")

@@ -37,14 +37,14 @@ const referenceHead = `# Dependencies of runs
 
 What a run needs beyond its base image is a list of names, in any order, from which one image is
 made: ` + "`dependencies` of `create_run` and of `moat.yaml`, and `run --dependency`" + `. Some of the names are
-[services](services.md), which are containers beside the sandbox. Runs have no Docker yet.
+[services](services.md), which are containers beside the sandbox, and [Docker](docker-in-runs.md).
 
 | written as | |
 | --- | --- |
 | ` + "`node`" + ` | a name of the tables below, in the default version |
 | ` + "`node@22`, `gh@2.50.0`" + ` | a version. A part is enough for those that are listed; others must be complete, and are taken where the column says "and others" |
 | ` + "`npm:PACKAGE`, `pip:PACKAGE`, `uv:PACKAGE`, `cargo:CRATE`, `go:MODULE`" + ` | any package of a registry, with ` + "`@VERSION`" + ` or in the newest version at the time of the build. ` + "`pip:`" + ` goes into one common environment, ` + "`uv:`" + ` is a program with an environment of its own |
-| ` + "`docker:host`, `docker:dind`" + ` | Docker: that of this machine, whose socket makes the run an owner of this machine, or an engine of the run's own |
+| ` + "`docker:host`, `docker:dind`" + ` | [Docker](docker-in-runs.md) and its client: that of this machine, whose socket makes the run an owner of this machine, or an engine of the run's own |
 
 What an entry needs is added by itself. Asking for one thing in two versions is an error. What is not in
 the tables, and not a package of these registries, belongs into a base image of your own, which must be

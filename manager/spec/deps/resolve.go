@@ -129,6 +129,9 @@ func (r *resolution) put(e *entry, d Dependency, asked bool) error {
 // plan puts the items in order: each after what it needs, then by kind and name.
 func (r *resolution) plan() *Plan {
 	p := &Plan{Docker: r.docker}
+	if r.docker == DockerModeDind {
+		p.Services = append(p.Services, engineService)
+	}
 	var sorted []*Item
 	for _, item := range r.wanted {
 		if item.entry.kind == TypeService {

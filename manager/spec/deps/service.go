@@ -33,6 +33,9 @@ type Service struct {
 	// Store is where in the container there is what was fetched for it, such as
 	// models; empty for a service that has no use for that.
 	Store string
+	// Engine says that it is the engine of docker:dind, whose command, user and Ready are
+	// not those of an image.
+	Engine bool
 
 	kind *serviceKind
 }
@@ -119,8 +122,17 @@ var services = map[string]Service{
 	},
 }
 
+// engineService is what docker:dind puts beside a run.
+var engineService = Service{
+	Name: NameDocker, Image: "docker:27-dind", Port: 2375, ReadyWithin: slowReady, MemoryBytes: 4 << 30, Engine: true,
+	kind: &serviceKind{},
+}
+
 // LookupService returns a service by its name, in its default version.
 func LookupService(name string) (Service, bool) {
+	if name == NameDocker {
+		return engineService, true
+	}
 	s, is := services[name]
 	if !is {
 		return Service{}, false
@@ -159,6 +171,9 @@ func (s Service) StoreEnv() map[string]string { return maps.Clone(s.kind.storeEn
 func (s Service) RunEnv(env map[string]string) []string {
 	k := s.kind
 	port := strconv.Itoa(int(s.Port))
+	if s.Engine {
+		return []string{"DOCKER_HOST=tcp://" + net.JoinHostPort(s.Name, port)}
+	}
 	values := map[string]string{"HOST": s.Name, "PORT": port}
 	u := url.URL{Scheme: k.scheme, Host: net.JoinHostPort(s.Name, port)}
 	login, database := k.login.of(env), k.database.of(env)

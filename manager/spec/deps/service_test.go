@@ -18,6 +18,11 @@ func TestEveryServiceIsKnownInFull(t *testing.T) {
 			t.Errorf("%s is %+v", e.name, s)
 		}
 	}
+	if s, is := LookupService(NameDocker); !is || !s.Engine || s.Port == 0 || s.Image == "" || s.ReadyWithin < usualReady {
+		t.Errorf("the engine of docker:dind is %+v", s)
+	} else if d := cmp.Diff([]string{"DOCKER_HOST=tcp://docker:2375"}, s.RunEnv(s.ContainerEnv(nil, "generated"))); d != "" {
+		t.Errorf("it is found by (-want +got):\n%s", d)
+	}
 	if s, is := LookupService("node"); is {
 		t.Errorf("node is the service %+v", s)
 	}

@@ -75,6 +75,10 @@ const (
 	CodeSetup = 125
 )
 
+// NestToken is the variable that has the run's token for whoever makes a nest, which
+// does not pass it on.
+const NestToken = "DRAWBRIDGE_NEST_TOKEN"
+
 // Errors of this package.
 var (
 	// ErrNoStdin: the command was started without standard input.
