@@ -218,7 +218,7 @@ func (d *Driver) remove(ctx context.Context, h *handle) error {
 // removeFiles removes the sandbox's directory, and then its entry.
 func (d *Driver) removeFiles(h *handle) error {
 	var failed []error
-	for _, path := range append(shim.Files(h.Dir), h.order(), h.lock(), h.empty(), h.workspaceMount(), h.config(), h.bundle()) {
+	for _, path := range append(shim.Files(h.Dir), h.order(), h.claim(), h.lock(), h.empty(), h.workspaceMount(), h.config(), h.bundle()) {
 		// os.Remove, never RemoveAll: the place of the workspace is empty, or
 		// it is not to be touched.
 		failed = append(failed, host.RemoveIfThere(path))

@@ -1,0 +1,224 @@
+//go:build linux
+
+package native
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
+)
+
+const (
+	// defaultWaitingIdle is how long sandboxes wait for a next run: longer than an
+	// agent thinks, and shorter than a person is away.
+	defaultWaitingIdle = 10 * time.Minute
+	// bootPause follows a boot that failed.
+	bootPause = time.Minute
+	// newborn is the age up to which a directory without a shim may be one whose
+	// shim is just being started.
+	newborn = 5 * time.Minute
+)
+
+// pool keeps sandboxes that have been booted and wait for a run (shim.Waiting). They
+// have the shape that was wanted last, because the next run mostly has it too.
+//
+// The pool owns each of them until a run claims it: then it is the run's, and no other
+// run ever has it. They end with the process, whatever ends that, as their shims see
+// their pipe close. A shim that was killed leaves files in dir, which any driver of
+// the same home sweeps.
+type pool struct {
+	size int // zero keeps none
+	idle time.Duration
+	dir  string
+	log  *zap.Logger
+	// within bounds a boot.
+	within time.Duration
+
+	work   context.Context // of boots; ends with the pool
+	cancel context.CancelFunc
+	busy   sync.WaitGroup // boots and ends under way
+
+	mu      sync.Mutex
+	closed  bool      // guarded by mu
+	wanted  *shape    // guarded by mu: nil while nobody wants any
+	ready   []waiting // guarded by mu
+	booting int       // guarded by mu
+	pause   time.Time // guarded by mu: no boot before
+	timer   *time.Timer
+}
+
+// waiting is a sandbox that waits, and the key of its shape.
+type waiting struct {
+	key     string
+	sandbox *shim.Waiting
+}
+
+func newPool(options Options) *pool {
+	p := &pool{
+		size: options.Waiting, idle: options.WaitingIdle, within: options.StartTimeout,
+		dir: filepath.Join(options.StateDir, "waiting"), log: options.Logger,
+	}
+	p.work, p.cancel = context.WithCancel(context.Background())
+	p.timer = time.AfterFunc(p.idle, p.giveUp)
+	p.timer.Stop()
+	return p
+}
+
+// want says what the next run may be like.
+func (p *pool) want(s *shape) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed {
+		p.wanted = s
+		p.timer.Reset(p.idle)
+	}
+}
+
+// claim returns a sandbox of a shape, or nil. It is the caller's.
+func (p *pool) claim(key string) *shim.Waiting {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropLocked(func(w waiting) bool { return w.ended() })
+	at := slices.IndexFunc(p.ready, func(w waiting) bool { return w.key == key })
+	if at < 0 {
+		return nil
+	}
+	w := p.ready[at].sandbox
+	p.ready = slices.Delete(p.ready, at, at+1)
+	return w
+}
+
+func (w waiting) ended() bool {
+	select {
+	case <-w.sandbox.Ended():
+		return true
+	default:
+		return false
+	}
+}
+
+// refill boots what is missing of the shape that is wanted, in the background, and
+// ends what nobody wants.
+func (p *pool) refill() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed || p.wanted == nil {
+		return
+	}
+	s := p.wanted
+	p.dropLocked(func(w waiting) bool { return w.key != s.key || w.ended() })
+	if time.Now().Before(p.pause) {
+		return
+	}
+	for p.booting+len(p.ready) < p.size {
+		p.booting++
+		p.busy.Go(func() { p.add(s) })
+	}
+}
+
+// add boots a sandbox, for as long as its shape is wanted.
+func (p *pool) add(s *shape) {
+	w, err := p.boot(p.work, s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.booting--
+	if err != nil {
+		p.pause = time.Now().Add(bootPause)
+		if !p.closed {
+			p.log.Warn("no sandbox could be booted to wait for a run", zap.Error(err))
+		}
+		return
+	}
+	p.ready = append(p.ready, waiting{s.key, w})
+	if p.closed || p.wanted == nil || p.wanted.key != s.key {
+		p.dropLocked(func(other waiting) bool { return other.sandbox == w })
+	}
+}
+
+// boot makes a sandbox that waits.
+func (p *pool) boot(ctx context.Context, s *shape) (_ *shim.Waiting, err error) {
+	p.sweep()
+	dir := filepath.Join(p.dir, "waiting-"+strings.ToLower(rand.Text()[:12]))
+	if err := errors.Join(os.MkdirAll(p.dir, 0o711), os.Mkdir(dir, 0o711)); err != nil {
+		return nil, fmt.Errorf("boot a sandbox: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("boot a sandbox: %w", err), os.RemoveAll(dir))
+		}
+	}()
+	job, err := s.make(dir)
+	if err != nil {
+		return nil, err
+	}
+	job.Within = p.within
+	bound, cancel := context.WithTimeout(ctx, p.within+shimTimeout)
+	defer cancel()
+	return shim.Boot(bound, s.engine.shim, job)
+}
+
+// giveUp ends all sandboxes: no run has come for long.
+func (p *pool) giveUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wanted = nil
+	p.dropLocked(func(waiting) bool { return true })
+}
+
+// dropLocked ends sandboxes in the background; mu is held.
+func (p *pool) dropLocked(which func(waiting) bool) {
+	p.ready = slices.DeleteFunc(p.ready, func(w waiting) bool {
+		if !which(w) {
+			return false
+		}
+		p.busy.Go(func() {
+			if err := w.sandbox.Close(); err != nil {
+				p.log.Warn("a sandbox that waited was not ended", zap.Error(err))
+			}
+		})
+		return true
+	})
+}
+
+// close ends all sandboxes and returns when they are gone.
+func (p *pool) close() {
+	p.cancel()
+	p.timer.Stop()
+	p.mu.Lock()
+	p.closed = true
+	p.dropLocked(func(waiting) bool { return true })
+	p.mu.Unlock()
+	p.busy.Wait()
+}
+
+// sweep removes what shims have left that were killed. What cannot be removed is tried
+// again.
+func (p *pool) sweep() {
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		dir := filepath.Join(p.dir, e.Name())
+		info, err := e.Info()
+		if err != nil || time.Since(info.ModTime()) < newborn || shim.Alive(dir) {
+			continue
+		}
+		if err := shim.Clean(dir); err != nil {
+			p.log.Warn("what a killed shim has left was not removed", zap.String("dir", dir), zap.Error(err))
+			continue
+		}
+		_ = os.RemoveAll(dir)
+	}
+}
