@@ -46,6 +46,7 @@ type serveFlags struct {
 	allow       []string
 	secrets     []string
 	profile     string
+	waiting     int // sandboxes that are kept booted
 }
 
 func (a *app) serveCommand() *cobra.Command {
@@ -94,10 +95,14 @@ directory in which the server was started.`,
 	flags.StringArrayVar(&f.secrets, "allow-secret", nil, "secret that moat.yaml of a workspace may put into the environment of runs, which can read it there: op://VAULT/ITEM/FIELD, ssm:///PATH or env://VARIABLE, or all below one, as op://VAULT/*; may be repeated (default none)")
 	flags.StringVar(&f.profile, "profile", "", "set of grants to use (default $DRAWBRIDGE_PROFILE, or else the one without a name)")
 	nativePathFlag(cmd, &f.nativePaths)
+	flags.IntVar(&f.waiting, "waiting-sandboxes", 1, fmt.Sprintf("gVisor sandboxes that the native runtime keeps booted after a run, for the next ones like it, at most %d; 0 keeps none", maxWaiting))
 	sandboxFlag(cmd, &f.sandbox)
 	_ = cmd.MarkFlagDirname("workspace-root")
 	return cmd
 }
+
+// maxWaiting bounds --waiting-sandboxes: each takes memory while nobody uses it.
+const maxWaiting = 16
 
 func (a *app) serve(ctx context.Context, f serveFlags) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -257,6 +262,10 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	if f.maxCPUs < 0 {
 		return opts, usagef("give a number of cores", "--max-cpus %v is negative", f.maxCPUs)
 	}
+	if f.waiting < 0 || f.waiting > maxWaiting {
+		return opts, usagef(fmt.Sprintf("give 0 to %d", maxWaiting), "--waiting-sandboxes %d cannot be", f.waiting)
+	}
+	opts.WaitingSandboxes = f.waiting
 	if opts.MaxMemoryBytes, err = parseBytes("--max-memory", f.maxMemory); err != nil {
 		return opts, err
 	}
