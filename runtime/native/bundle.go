@@ -69,6 +69,7 @@ type plan struct {
 	root   *rootfs.Root
 	handle *handle
 	layout confine.Layout
+	beside []ownPlace // mounts that lie in no other one, beside the workspace
 	// systemBundle says that the root has a place for the authorities that
 	// programs in it trust.
 	systemBundle bool
@@ -312,6 +313,9 @@ func (p *plan) writeBundle(skeletons *rootfs.Skeletons) (*specs.Spec, error) {
 		if err := p.root.AddTarget(m.Target, info.IsDir()); err != nil {
 			return nil, err
 		}
+		p.beside = append(p.beside, ownPlace{shim.Place{
+			Name: fmt.Sprintf("mount-%d", len(p.beside)), Directory: info.IsDir(), Source: m.Source, ReadOnly: m.ReadOnly,
+		}, m.Target})
 	}
 	if p.spec.Gate != nil {
 		if err := p.root.AddTarget(runtime.GateDir, true); err != nil {

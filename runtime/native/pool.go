@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,6 +29,11 @@ const (
 	// newborn is the age up to which a directory without a shim may be one whose
 	// shim is just being started.
 	newborn = 5 * time.Minute
+	// spareMemory is what the machine must have available, in bytes, while sandboxes
+	// wait: they are there to save time, and memory is for runs.
+	spareMemory = 512 << 20
+	// memoryLook is how often that is looked at.
+	memoryLook = 10 * time.Second
 )
 
 // pool keeps sandboxes that have been booted and wait for a run (shim.Waiting). They
@@ -44,6 +50,8 @@ type pool struct {
 	log  *zap.Logger
 	// within bounds a boot.
 	within time.Duration
+	// available returns the memory that the machine has to give, in bytes.
+	available func() (int64, error)
 
 	work   context.Context // of boots; ends with the pool
 	cancel context.CancelFunc
@@ -56,6 +64,7 @@ type pool struct {
 	booting int       // guarded by mu
 	pause   time.Time // guarded by mu: no boot before
 	timer   *time.Timer
+	look    *time.Timer // at the memory, while any sandbox waits
 }
 
 // waiting is a sandbox that waits, and the key of its shape.
@@ -67,11 +76,13 @@ type waiting struct {
 func newPool(options Options) *pool {
 	p := &pool{
 		size: options.Waiting, idle: options.WaitingIdle, within: options.StartTimeout,
-		dir: filepath.Join(options.StateDir, "waiting"), log: options.Logger,
+		dir: filepath.Join(options.StateDir, "waiting"), log: options.Logger, available: availableMemory,
 	}
 	p.work, p.cancel = context.WithCancel(context.Background())
 	p.timer = time.AfterFunc(p.idle, p.giveUp)
 	p.timer.Stop()
+	p.look = time.AfterFunc(memoryLook, p.lookAtMemory)
+	p.look.Stop()
 	return p
 }
 
@@ -118,7 +129,7 @@ func (p *pool) refill() {
 	}
 	s := p.wanted
 	p.dropLocked(func(w waiting) bool { return w.key != s.key || w.ended() })
-	if time.Now().Before(p.pause) {
+	if time.Now().Before(p.pause) || p.shortLocked() {
 		return
 	}
 	for p.booting+len(p.ready) < p.size {
@@ -143,7 +154,52 @@ func (p *pool) add(s *shape) {
 	p.ready = append(p.ready, waiting{s.key, w})
 	if p.closed || p.wanted == nil || p.wanted.key != s.key {
 		p.dropLocked(func(other waiting) bool { return other.sandbox == w })
+		return
 	}
+	p.look.Reset(memoryLook)
+}
+
+// lookAtMemory ends all sandboxes when memory is short. The next start boots again,
+// where there is enough of it.
+func (p *pool) lookAtMemory() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.shortLocked() && len(p.ready) > 0 && !p.closed {
+		p.look.Reset(memoryLook)
+	}
+}
+
+// shortLocked tells whether memory is too short for sandboxes to wait, and ends those
+// that do; mu is held.
+func (p *pool) shortLocked() bool {
+	available, err := p.available()
+	if err != nil {
+		p.log.Warn("no sandbox waits for a run, as nobody knows how much memory there is", zap.Error(err))
+	}
+	if err == nil && available >= spareMemory {
+		return false
+	}
+	p.dropLocked(func(waiting) bool { return true })
+	return true
+}
+
+// availableMemory is what the kernel estimates that programs can have without swap.
+func availableMemory() (int64, error) {
+	const file = "/proc/meminfo"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if value, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read %s: %w", file, err)
+			}
+			return kib << 10, nil
+		}
+	}
+	return 0, fmt.Errorf("read %s: it has no MemAvailable", file)
 }
 
 // boot makes a sandbox that waits.
@@ -196,6 +252,7 @@ func (p *pool) close() {
 	p.cancel()
 	p.timer.Stop()
 	p.mu.Lock()
+	p.look.Stop()
 	p.closed = true
 	p.dropLocked(func(waiting) bool { return true })
 	p.mu.Unlock()

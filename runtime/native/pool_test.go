@@ -26,6 +26,16 @@ import (
 type pooling struct {
 	*Driver
 	image string
+	still bool // the pool boots nothing by itself
+}
+
+// Create makes a sandbox of which the pool knows nothing, where it is to be still.
+func (d *pooling) Create(ctx context.Context, spec runtime.Spec) (runtime.Handle, error) {
+	rh, err := d.Driver.Create(ctx, spec)
+	if d.still {
+		d.pool.giveUpWanted()
+	}
+	return rh, err
 }
 
 func poolDriver(t *testing.T, options Options) *pooling {
@@ -37,7 +47,7 @@ func poolDriver(t *testing.T, options Options) *pooling {
 	if options.StateDir == "" {
 		options.StateDir = t.TempDir()
 	}
-	d := &pooling{newDriver(t, options), runtimetest.ImageFile(t)}
+	d := &pooling{Driver: newDriver(t, options), image: runtimetest.ImageFile(t)}
 	if _, err := d.Capabilities(t.Context()); err != nil {
 		runtimetest.Missing(t, "the driver is not usable here: %v", err)
 	}
@@ -61,6 +71,13 @@ func expectNoneWaits(t *testing.T, d *pooling) {
 		for _, dir := range left {
 			groups, _ := filepath.Glob("/sys/fs/cgroup/*/*" + filepath.Base(dir) + "*")
 			left = append(left, groups...)
+		}
+		mounts, err := os.ReadFile("/proc/self/mountinfo")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(mounts), d.pool.dir) {
+			left = append(left, "a mount")
 		}
 		if len(left) == 0 {
 			return
@@ -128,6 +145,12 @@ type running struct {
 // begin starts a command, which ends by itself or with the test.
 func begin(t *testing.T, d *pooling, change func(*runtime.Spec), command ...string) *running {
 	t.Helper()
+	return beginWith(t, d, change, nil, command...)
+}
+
+// specOf is a plain spec that is changed.
+func specOf(t *testing.T, d *pooling, change func(*runtime.Spec), command ...string) runtime.Spec {
+	t.Helper()
 	dir, workspace := t.TempDir(), t.TempDir()
 	logs := filepath.Join(dir, "logs")
 	if err := errors.Join(os.Mkdir(logs, 0o700), logring.Create(logs, logring.DefaultLimit), os.Chown(workspace, 1000, 1000)); err != nil {
@@ -140,6 +163,13 @@ func begin(t *testing.T, d *pooling, change func(*runtime.Spec), command ...stri
 	if change != nil {
 		change(&spec)
 	}
+	return spec
+}
+
+// beginWith is begin for a command that has secrets, KEY=VALUE.
+func beginWith(t *testing.T, d *pooling, change func(*runtime.Spec), secrets []string, command ...string) *running {
+	t.Helper()
+	spec := specOf(t, d, change, command...)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	rh, err := d.Create(ctx, spec)
@@ -150,9 +180,9 @@ func begin(t *testing.T, d *pooling, change func(*runtime.Spec), command ...stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &running{d, h, rh, workspace}
+	r := &running{d, h, rh, spec.Workspace}
 	t.Cleanup(r.remove(t))
-	if err := d.Start(ctx, rh, runtime.StartOptions{}); err != nil {
+	if err := d.Start(ctx, rh, runtime.StartOptions{Secrets: secrets}); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -242,46 +272,6 @@ func TestSandboxWaitsForTheNextRun(t *testing.T) {
 	if _, err := os.Lstat(waiting); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("of the sandbox that waited is left %s (%v)", waiting, err)
 	}
-}
-
-func TestOnlyARunOfTheSameShapeGetsIt(t *testing.T) {
-	t.Parallel()
-	mount := t.TempDir()
-	for name, change := range map[string]func(*runtime.Spec){
-		"more memory":            func(s *runtime.Spec) { s.Resources.MemoryBytes *= 2 },
-		"fewer processes":        func(s *runtime.Spec) { s.Resources.PidsLimit = 100 },
-		"another mount":          func(s *runtime.Spec) { s.Mounts = []runtime.MountConfig{{Source: mount, Target: "/mnt/x"}} },
-		"a workspace of another": func(s *runtime.Spec) { s.Workspace = "" },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			d := poolDriver(t, Options{})
-			begin(t, d, nil, "true")
-			awaitReady(t, d)
-			other := t.TempDir()
-			if err := os.Chown(other, 1234, 1234); err != nil {
-				t.Fatal(err)
-			}
-			r := begin(t, d, func(s *runtime.Spec) {
-				if change(s); s.Workspace == "" {
-					s.Workspace = other
-				}
-			}, "true")
-			if wasClaimed(r.h) {
-				t.Error("it got the sandbox that waited")
-			}
-		})
-	}
-	t.Run("nothing but the run", func(t *testing.T) {
-		t.Parallel()
-		d := poolDriver(t, Options{})
-		begin(t, d, nil, "true")
-		awaitReady(t, d)
-		r := begin(t, d, func(s *runtime.Spec) { s.Env = []string{"X=2"}; s.TTY = true; s.Timeout = time.Hour }, "sh", "-c", "echo $X")
-		if !wasClaimed(r.h) || !strings.Contains(r.output(t), "2") {
-			t.Error("it did not get the sandbox that waited")
-		}
-	})
 }
 
 func TestWorkspaceOfRootIsMappedInASandboxThatWaited(t *testing.T) {
@@ -401,6 +391,12 @@ func TestSandboxesDoNotOutliveTheProcessTheyWaitIn(t *testing.T) {
 		}
 	}
 	dirs := waitingDirs(t, d)
+	var all []shim.Sandbox
+	for _, dir := range dirs {
+		if notes, err := shim.ReadSandbox(dir); err == nil {
+			all = append(all, notes)
+		}
+	}
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -409,6 +405,13 @@ func TestSandboxesDoNotOutliveTheProcessTheyWaitIn(t *testing.T) {
 		t.Fatal("no sandbox waited")
 	}
 	expectNoneWaits(t, d)
+	for _, notes := range all {
+		for end := time.Now().Add(patience); notes.Shim.Alive() || notes.Process.Alive(); time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatalf("processes are left: %+v", notes)
+			}
+		}
+	}
 	objects, err := d.List(t.Context(), nil)
 	if err != nil {
 		t.Fatal(err)

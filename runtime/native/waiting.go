@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -61,10 +60,10 @@ func readClaim(path string) (*claim, error) {
 // shape returns that of the run whose bundle is s, or nil where no sandbox can wait
 // for it.
 func (p *plan) shape(s *specs.Spec) (*shape, error) {
-	if p.engine.isolation != runtime.IsolationGVisor || p.ordinary() || !p.shareable() {
+	if p.engine.isolation != runtime.IsolationGVisor || p.ordinary() || !p.stages(s) {
 		return nil, nil
 	}
-	own := p.own()
+	own := p.ofRun()
 	common := *s
 	common.Mounts = slices.DeleteFunc(slices.Clone(s.Mounts), func(m specs.Mount) bool {
 		return m.Destination == runtime.GuestSocket || slices.ContainsFunc(own, func(o ownPlace) bool { return o.target == m.Destination })
@@ -92,15 +91,18 @@ func (p *plan) shape(s *specs.Spec) (*shape, error) {
 	return made, err
 }
 
-// shareable tells whether the mounts that were asked for can be there before the run:
-// they are not of it alone, and not below what is.
-func (p *plan) shareable() bool {
-	for _, m := range p.spec.Mounts {
-		if isWithin(m.Source, filepath.Dir(p.spec.LogDir)) || isWithin(m.Source, p.spec.Dir) {
-			return false
-		}
-		for _, o := range p.own() {
-			if isWithin(path.Clean(m.Target), o.target) {
+// stages tells whether all that the run has of the host beside what every run has can
+// be mounted once the sandbox is booted. What hides a part of the workspace cannot,
+// because the workspace itself comes later; nor can what lies in, or around, something
+// that is mounted at boot.
+func (p *plan) stages(s *specs.Spec) bool {
+	if len(p.layout.Covers)+len(p.layout.Inside)+len(p.spec.Volumes) > 0 {
+		return false
+	}
+	for _, wanted := range p.beside {
+		for _, m := range s.Mounts {
+			itself := m.Destination == wanted.target && m.Source == wanted.Source
+			if !itself && (isWithin(m.Destination, wanted.target) || isWithin(wanted.target, m.Destination)) {
 				return false
 			}
 		}
@@ -110,12 +112,18 @@ func (p *plan) shareable() bool {
 
 func isWithin(name, dir string) bool { return name == dir || strings.HasPrefix(name, dir+"/") }
 
+// ofRun lists what comes with the run, in the order of mounting.
+func (p *plan) ofRun() []ownPlace { return append(p.own(), p.beside...) }
+
 // sum names a shape by all that is in it. Of files and directories of the host it has
 // their identity too: what takes the place of one is another.
 func (s *shape) sum() (string, error) {
 	sum := sha256.New()
-	if err := json.NewEncoder(sum).Encode(s.spec); err != nil {
-		return "", fmt.Errorf("encode what a sandbox is like: %w", err)
+	// The limits hold also where the bundle has none, without control groups.
+	for _, part := range []any{s.spec, s.places, s.limits} {
+		if err := json.NewEncoder(sum).Encode(part); err != nil {
+			return "", fmt.Errorf("encode what a sandbox is like: %w", err)
+		}
 	}
 	files := []string{s.engine.program, s.engine.shim, s.spec.Root.Path}
 	for _, m := range s.spec.Mounts {
@@ -135,7 +143,7 @@ func (s *shape) sum() (string, error) {
 
 // places are what is of the run alone.
 func (p *plan) places() []shim.Place {
-	own := p.own()
+	own := p.ofRun()
 	all := make([]shim.Place, 0, len(own))
 	for _, o := range own {
 		all = append(all, o.Place)
