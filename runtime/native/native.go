@@ -10,6 +10,11 @@
 // Options.StateDir says that it exists, so that any process of the same home finds
 // it.
 //
+// Sandboxes of gVisor can be booted before their run, as root (Options.Waiting). One
+// serves a single run of the same shape: what is the run's alone comes when it is
+// claimed (type pool, and package shim). Whatever does not fit starts anew, with the
+// same guarantees.
+//
 // What the driver guarantees of every sandbox: no capability, no new privileges, a
 // user that is not root on the host, a read-only root file system, private name
 // spaces, a bounded /tmp and no network but its own loopback. With runc, the
@@ -65,7 +70,7 @@ type Options struct {
 	StartTimeout time.Duration
 	// Waiting is how many sandboxes are kept booted for runs to come, once there was
 	// one. They are like that of the last run, take some 30 MiB each, and end with
-	// the driver. Zero is none. It is for programs that live; gVisor as root has it.
+	// the driver, or when memory is short. Zero is none. It is for programs that live; gVisor as root has it.
 	Waiting int
 	// WaitingIdle is how long they wait for the next run; zero is ten minutes.
 	WaitingIdle time.Duration
