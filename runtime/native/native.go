@@ -69,7 +69,7 @@ type Options struct {
 	// StartTimeout bounds one start; zero is a minute.
 	StartTimeout time.Duration
 	// Waiting is how many sandboxes are kept booted for runs to come, once there was
-	// one. They are like that of the last run, take some 30 MiB each, and end with
+	// one. They are like that of the last run, take some 50 MiB each, and end with
 	// the driver, or when memory is short. Zero is none. It is for programs that live; gVisor as root has it.
 	Waiting int
 	// WaitingIdle is how long they wait for the next run; zero is ten minutes.

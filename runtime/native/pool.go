@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"golang.org/x/sys/unix"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
@@ -26,9 +27,6 @@ const (
 	defaultWaitingIdle = 10 * time.Minute
 	// bootPause follows a boot that failed.
 	bootPause = time.Minute
-	// newborn is the age up to which a directory without a shim may be one whose
-	// shim is just being started.
-	newborn = 5 * time.Minute
 	// spareMemory is what the machine must have available, in bytes, while sandboxes
 	// wait: they are there to save time, and memory is for runs.
 	spareMemory = 512 << 20
@@ -209,6 +207,11 @@ func (p *pool) boot(ctx context.Context, s *shape) (_ *shim.Waiting, err error) 
 	if err := errors.Join(os.MkdirAll(p.dir, 0o711), os.Mkdir(dir, 0o711)); err != nil {
 		return nil, fmt.Errorf("boot a sandbox: %w", err)
 	}
+	release, err := hold(dir)
+	if err != nil {
+		return nil, fmt.Errorf("boot a sandbox: %w", err)
+	}
+	defer release()
 	defer func() {
 		if err != nil {
 			err = errors.Join(fmt.Errorf("boot a sandbox: %w", err), os.RemoveAll(dir))
@@ -259,8 +262,26 @@ func (p *pool) close() {
 	p.busy.Wait()
 }
 
-// sweep removes what shims have left that were killed. What cannot be removed is tried
-// again.
+// hold makes the caller the only one, in any process, that makes or sweeps the sandbox
+// in dir. Whoever boots it holds it until its shim lives, so that what is held by
+// nobody and has no shim was left by processes that were killed.
+func hold(dir string) (release func(), err error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err == nil {
+		_, err = os.Stat(dir) // who had it before may have swept it
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("hold %s: %w", dir, err), f.Close())
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// sweep removes what was left by shims that were killed, and by processes that were
+// before they had a shim. What cannot be removed is tried again.
 func (p *pool) sweep() {
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
@@ -268,14 +289,19 @@ func (p *pool) sweep() {
 	}
 	for _, e := range entries {
 		dir := filepath.Join(p.dir, e.Name())
-		info, err := e.Info()
-		if err != nil || time.Since(info.ModTime()) < newborn || shim.Alive(dir) {
-			continue
+		release, err := hold(dir)
+		if err != nil {
+			continue // another has it
 		}
-		if err := shim.Clean(dir); err != nil {
+		if !shim.Alive(dir) {
+			err = shim.Clean(dir)
+			if err == nil {
+				err = os.RemoveAll(dir)
+			}
+		}
+		if err != nil {
 			p.log.Warn("what a killed shim has left was not removed", zap.String("dir", dir), zap.Error(err))
-			continue
 		}
-		_ = os.RemoveAll(dir)
+		release()
 	}
 }
