@@ -72,6 +72,9 @@ func (d *Driver) spawn(ctx context.Context, e *engine, h *handle, start link.Sta
 	if h.Workspace != "" {
 		job.Workspace, job.WorkspaceMount = h.Workspace, h.workspaceMount()
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	bound, cancel := context.WithTimeout(ctx, d.options.StartTimeout+shimTimeout)
 	defer cancel()
 	defer d.pool.refill()

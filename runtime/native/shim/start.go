@@ -83,14 +83,19 @@ func (k *keeper) boot(ctx context.Context) (*sandbox, error) {
 	if b.runtime, b.ended, err = k.spawn(); err != nil {
 		return nil, err
 	}
-	b.visitor, err = attend(ctx, k, b, rendezvous.Await)
+	b.visitor, err = attend(ctx, k, b, 0, rendezvous.Await)
 	return b, err
 }
 
 // handOver gives the guest of b its orders. It takes the files.
 func (k *keeper) handOver(ctx context.Context, b *sandbox, control *os.File, files link.Files) (*guest, error) {
 	defer closeFiles(files)
-	keeper, err := attend(ctx, k, b, func(ctx context.Context) (*link.Keeper, error) {
+	select {
+	case <-k.aborted:
+		return nil, errors.Join(errAborted, control.Close())
+	default:
+	}
+	keeper, err := attend(ctx, k, b, killTime, func(ctx context.Context) (*link.Keeper, error) {
 		return b.visitor.Keep(ctx, k.job.Start, files)
 	})
 	if err != nil && !errors.As(err, new(*link.CommandError)) {
@@ -100,8 +105,10 @@ func (k *keeper) handOver(ctx context.Context, b *sandbox, control *os.File, fil
 }
 
 // attend takes a step with the guest of b, unless the sandbox ends before that, or
-// the driver gives up.
-func attend[T io.Closer](ctx context.Context, k *keeper, b *sandbox, step func(context.Context) (T, error)) (T, error) {
+// the driver gives up. A step that cannot be taken back has the time until then to be
+// completed: the guest may have started the command already, which is not to end
+// halfway.
+func attend[T io.Closer](ctx context.Context, k *keeper, b *sandbox, until time.Duration, step func(context.Context) (T, error)) (T, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	type outcome struct {
@@ -141,6 +148,13 @@ func attend[T io.Closer](ctx context.Context, k *keeper, b *sandbox, step func(c
 			}
 			failed = fmt.Errorf("the sandbox ended with %s before its guest answered: %s", s, k.words)
 		case <-k.aborted:
+			if until > 0 {
+				select {
+				case o := <-done:
+					return o.value, o.err
+				case <-time.After(until):
+				}
+			}
 			failed = errAborted
 		}
 	}
