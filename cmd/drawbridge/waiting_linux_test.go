@@ -26,10 +26,10 @@ type sandboxNotes struct {
 
 func readNotes(dir string) (notes sandboxNotes, err error) {
 	data, err := os.ReadFile(filepath.Join(dir, "sandbox.json"))
-	if err != nil {
-		return notes, err
+	if err == nil {
+		err = json.Unmarshal(data, &notes)
 	}
-	return notes, json.Unmarshal(data, &notes)
+	return notes, err
 }
 
 // live makes a run that lives until it is destroyed, and returns how it was started.
