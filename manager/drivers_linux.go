@@ -16,6 +16,7 @@ func systemOpeners(opts ManagerOptions) []opener {
 			ProgramDir: opts.GuestDir,
 			Tools:      opts.NativePaths,
 			Logger:     opts.Logger,
+			Waiting:    opts.WaitingSandboxes,
 		})
 	}}}
 }

@@ -59,6 +59,10 @@ type ManagerOptions struct {
 	// NativePaths are directories of this machine, such as toolchains, that
 	// every native run without an image sees, read-only, at their own paths.
 	NativePaths []string
+	// WaitingSandboxes is how many sandboxes of gVisor the native runtime keeps booted
+	// after a run, for the next ones like it. They end with the Manager, or when none
+	// has been wanted for ten minutes. Zero keeps none.
+	WaitingSandboxes int
 	// DefaultImage is used by runs that name none. Empty is DefaultImage where
 	// the runtime has images, and otherwise the system directories of this
 	// machine.

@@ -70,6 +70,7 @@ const (
 	WorkspacePath = "/workspace"                 // the run's workspace, its only writable host path
 	GuestPath     = "/run/drawbridge/guest"      // the guest program, read-only
 	GuestSocket   = "/run/drawbridge/guest.sock" // where the guest meets the host once, at start
+	StageDir      = "/run/drawbridge/stage"      // where a sandbox that was booted ahead gets what is of its run
 	GateDir       = "/run/drawbridge/gate"       // Gate.Dir, read-only
 	GateSocket    = GateDir + "/gate.sock"       // where the guest meets the gate
 	// RelayedAgent is where the guest listens for the run's SSH agent in a sandbox

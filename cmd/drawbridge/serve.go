@@ -48,6 +48,7 @@ type serveFlags struct {
 	secrets     []string
 	docker      []string
 	profile     string
+	waiting     int // sandboxes that are kept booted
 }
 
 // serveName is the command that is started for each session of an agent.
@@ -100,10 +101,14 @@ directory in which the server was started.`,
 	flags.StringSliceVar(&f.docker, "allow-docker", nil, "Docker engine that runs of agents and moat.yaml of a workspace may ask for: host, that of this machine, which makes the run as good as root on it; dind, one of the run's own (default none)")
 	flags.StringVar(&f.profile, "profile", "", "set of grants to use (default $DRAWBRIDGE_PROFILE, or else the one without a name)")
 	nativePathFlag(cmd, &f.nativePaths)
+	flags.IntVar(&f.waiting, "waiting-sandboxes", 1, fmt.Sprintf("gVisor sandboxes that the native runtime keeps booted after a run, for the next ones like it, at most %d; 0 keeps none", maxWaiting))
 	sandboxFlag(cmd, &f.sandbox)
 	_ = cmd.MarkFlagDirname("workspace-root")
 	return cmd
 }
+
+// maxWaiting bounds --waiting-sandboxes: each takes memory while nobody uses it.
+const maxWaiting = 16
 
 func (a *app) serve(ctx context.Context, f serveFlags) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
@@ -243,6 +248,10 @@ func (a *app) serveOptions(f serveFlags) (manager.ManagerOptions, error) {
 	if f.maxCPUs < 0 {
 		return opts, usagef("give a number of cores", "--max-cpus %v is negative", f.maxCPUs)
 	}
+	if f.waiting < 0 || f.waiting > maxWaiting {
+		return opts, usagef(fmt.Sprintf("give 0 to %d", maxWaiting), "--waiting-sandboxes %d cannot be", f.waiting)
+	}
+	opts.WaitingSandboxes = f.waiting
 	if opts.MaxMemoryBytes, err = parseBytes("--max-memory", f.maxMemory); err != nil {
 		return opts, err
 	}

@@ -26,7 +26,7 @@ const (
 	gcPercent    = 50
 )
 
-const usage = `usage: drawbridge-guest run --socket PATH
+const usage = `usage: drawbridge-guest run --socket PATH [--stage DIR --places NAME:TARGET,...]
        drawbridge-guest run --frames --start START
        drawbridge-guest exec [--timeout DURATION] [--limits LIMITS] --id ID -- COMMAND...
        drawbridge-guest limit --limits LIMITS -- PROGRAM COMMAND...
@@ -95,7 +95,7 @@ func complain(err error) int {
 // The options of all commands: switches, and those that have a value.
 const (
 	switches = " frames parents append "
-	valued   = " socket listen gate start timeout limits id offset limit mode "
+	valued   = " socket stage places listen gate start timeout limits id offset limit mode "
 )
 
 // parseOptions splits "--name value" pairs from the command after "--".
@@ -131,6 +131,9 @@ func runMain(options map[string]string) int {
 	procs := newProcesses()
 	if options["frames"] != "" {
 		return runFrames(procs, options["start"])
+	}
+	if options["stage"] != "" {
+		return runStaged(procs, options)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), link.HandOverWait)
 	defer cancel()

@@ -65,11 +65,7 @@ func runDirect(procs *processes, meeting *link.Meeting, start link.Start, files 
 	status := func(s link.Status) error { return link.WriteStatus(files.Status, s) }
 	start.Env = mergeEnv(start.Env, start.Secrets)
 	secrets := newMasker(start.Secrets)
-	fail := func(err error) int {
-		err = hide(secrets, err)
-		_ = meeting.Started(err) // the status says it too
-		return setupFailed(status, err)
-	}
+	fail := func(err error) int { return failStart(meeting, files, hide(secrets, err)) }
 	writer, err := logring.NewWriter(files.Segments, start.LogLimit)
 	if err != nil {
 		return fail(err)
@@ -105,6 +101,13 @@ func runDirect(procs *processes, meeting *link.Meeting, start link.Start, files 
 	err = hide(secrets, r.begin(prog))
 	_ = meeting.Started(err)
 	return r.finish(err, signals)
+}
+
+// failStart tells the host, and whoever reads the status, that the command was never
+// started.
+func failStart(meeting *link.Meeting, files link.Files, err error) int {
+	_ = meeting.Started(err) // the status says it too
+	return setupFailed(func(s link.Status) error { return link.WriteStatus(files.Status, s) }, err)
 }
 
 // setupFailed reports that the command was never started.

@@ -69,6 +69,7 @@ type plan struct {
 	root   *rootfs.Root
 	handle *handle
 	layout confine.Layout
+	beside []ownPlace // mounts that lie in no other one, beside the workspace
 	// systemBundle says that the root has a place for the authorities that
 	// programs in it trust.
 	systemBundle bool
@@ -210,20 +211,16 @@ func (p *plan) mounts(limits runtime.Resources) []specs.Mount {
 	for _, m := range p.root.Binds {
 		all = append(all, bind(m.Source, m.Target, true))
 	}
-	workspace := p.spec.Workspace
-	if p.handle.Workspace != "" {
-		workspace = p.handle.workspaceMount()
-	}
 	all = append(all,
 		bind(p.engine.guest, runtime.GuestPath, true),
 		bind(socketOf(p.handle), runtime.GuestSocket, true),
-		bind(workspace, runtime.WorkspacePath, false),
 	)
-	if gate := p.spec.Gate; gate != nil {
-		all = append(all, bind(gate.Dir, runtime.GateDir, true))
-		if p.systemBundle {
-			all = append(all, bind(filepath.Join(gate.Dir, runtime.GateBundle), runtime.SystemBundle, true))
+	for _, o := range p.own() {
+		source := o.Source
+		if o.Mapped {
+			source = p.handle.workspaceMount()
 		}
+		all = append(all, bind(source, o.target, o.ReadOnly))
 	}
 	return append(all, p.wanted(limits)...)
 }
@@ -257,6 +254,24 @@ func (p *plan) memory(target string, size int64) specs.Mount {
 	return specs.Mount{Destination: target, Type: "tmpfs", Source: "tmpfs", Options: options}
 }
 
+// ownPlace is where a sandbox has something that is of its run alone.
+type ownPlace struct {
+	shim.Place
+	target string
+}
+
+// own lists what is of the run alone, in the order of mounting.
+func (p *plan) own() []ownPlace {
+	all := []ownPlace{{shim.Place{Name: "workspace", Directory: true, Source: p.spec.Workspace, Mapped: p.user.Mapped}, runtime.WorkspacePath}}
+	if gate := p.spec.Gate; gate != nil {
+		all = append(all, ownPlace{shim.Place{Name: "gate", Directory: true, Source: gate.Dir, ReadOnly: true}, runtime.GateDir})
+		if p.systemBundle {
+			all = append(all, ownPlace{shim.Place{Name: "authorities", Source: filepath.Join(gate.Dir, runtime.GateBundle), ReadOnly: true}, runtime.SystemBundle})
+		}
+	}
+	return all
+}
+
 func bind(source, target string, readOnly bool) specs.Mount {
 	m := specs.Mount{Destination: target, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "nosuid", "nodev"}}
 	if readOnly {
@@ -275,16 +290,16 @@ func ownFiles() uint64 {
 	return min(runtime.OpenFiles, own.Max)
 }
 
-// writeBundle makes the bundle.
-func (p *plan) writeBundle(skeletons *rootfs.Skeletons) error {
+// writeBundle makes the bundle and returns its configuration.
+func (p *plan) writeBundle(skeletons *rootfs.Skeletons) (*specs.Spec, error) {
 	// gVisor has places of its own where there are none.
 	var err error
 	if p.layout, err = confine.Arrange(&p.spec, p.engine.isolation != runtime.IsolationGVisor); err != nil {
-		return err
+		return nil, err
 	}
 	if slices.ContainsFunc(p.layout.Covers, func(c confine.Cover) bool { return c.File }) {
 		if err := confine.MakeEmpty(p.handle.empty()); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	for _, m := range p.layout.Mounts {
@@ -293,24 +308,28 @@ func (p *plan) writeBundle(skeletons *rootfs.Skeletons) error {
 		}
 		info, err := os.Stat(m.Source)
 		if err != nil {
-			return fmt.Errorf("mount %s: %w", m.Source, err)
+			return nil, fmt.Errorf("mount %s: %w", m.Source, err)
 		}
 		if err := p.root.AddTarget(m.Target, info.IsDir()); err != nil {
-			return err
+			return nil, err
 		}
+		p.beside = append(p.beside, ownPlace{shim.Place{
+			Name: fmt.Sprintf("mount-%d", len(p.beside)), Directory: info.IsDir(), Source: m.Source, ReadOnly: m.ReadOnly,
+		}, m.Target})
 	}
 	if p.spec.Gate != nil {
 		if err := p.root.AddTarget(runtime.GateDir, true); err != nil {
-			return err
+			return nil, err
 		}
 		p.systemBundle = p.root.AddTarget(runtime.SystemBundle, false) == nil
 	}
 	root, err := skeletons.Use(p.root)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.Mkdir(p.handle.bundle(), 0o700); err != nil {
-		return err
+		return nil, err
 	}
-	return host.WriteFile(p.handle.config(), p.bundle(root))
+	s := p.bundle(root)
+	return s, host.WriteFile(p.handle.config(), s)
 }

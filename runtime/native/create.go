@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
@@ -49,13 +51,31 @@ func (d *Driver) Create(ctx context.Context, spec runtime.Spec) (_ runtime.Handl
 			return nil, fmt.Errorf("make the place for the workspace: %w", err)
 		}
 	}
-	if err := p.writeBundle(d.roots); err != nil {
+	config, err := p.writeBundle(d.roots)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.wantWaiting(p, config); err != nil {
 		return nil, err
 	}
 	if err := host.WriteFile(h.order(), host.NewOrder(spec, p.root.Env)); err != nil {
 		return nil, err
 	}
 	return h.encode()
+}
+
+// wantWaiting has sandboxes wait for runs like that of p, and notes what its start has
+// to know to take one.
+func (d *Driver) wantWaiting(p *plan, config *specs.Spec) error {
+	if d.options.Waiting <= 0 {
+		return nil
+	}
+	s, err := p.shape(config)
+	if s == nil || err != nil {
+		return err
+	}
+	d.pool.want(s)
+	return host.WriteFile(p.handle.claim(), claim{Shape: s.key, Places: p.places()})
 }
 
 // plan finds out everything that the bundle depends on.

@@ -62,6 +62,7 @@ const sandboxDir = "native"
 func (h *handle) bundle() string { return filepath.Join(h.Dir, "bundle") }
 func (h *handle) config() string { return filepath.Join(h.Dir, "bundle", "config.json") }
 func (h *handle) order() string  { return filepath.Join(h.Dir, "start.json") }
+func (h *handle) claim() string  { return filepath.Join(h.Dir, "claim.json") }
 func (h *handle) lock() string   { return filepath.Join(h.Dir, "start.lock") }
 func (h *handle) empty() string  { return filepath.Join(h.Dir, "empty") } // what hides files
 

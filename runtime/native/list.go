@@ -97,6 +97,7 @@ func (d *Driver) own(ctx context.Context, run string) (release func(), ok bool, 
 
 // List returns the sandboxes that carry all of labels.
 func (d *Driver) List(ctx context.Context, labels map[string]string) ([]runtime.Object, error) {
+	d.pool.sweep()
 	found, err := os.ReadDir(d.entries())
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil

@@ -10,6 +10,11 @@
 // Options.StateDir says that it exists, so that any process of the same home finds
 // it.
 //
+// Sandboxes of gVisor can be booted before their run, as root (Options.Waiting). One
+// serves a single run of the same shape: what is the run's alone comes when it is
+// claimed (type pool, and package shim). Whatever does not fit starts anew, with the
+// same guarantees.
+//
 // What the driver guarantees of every sandbox: no capability, no new privileges, a
 // user that is not root on the host, a read-only root file system, private name
 // spaces, a bounded /tmp and no network but its own loopback. With runc, the
@@ -63,6 +68,12 @@ type Options struct {
 	Logger *zap.Logger
 	// StartTimeout bounds one start; zero is a minute.
 	StartTimeout time.Duration
+	// Waiting is how many sandboxes are kept booted for runs to come, once there was
+	// one. They are like that of the last run, take some 50 MiB each, and end with
+	// the driver, or when memory is short. Zero is none. It is for programs that live; gVisor as root has it.
+	Waiting int
+	// WaitingIdle is how long they wait for the next run; zero is ten minutes.
+	WaitingIdle time.Duration
 }
 
 // Driver implements runtime.Runtime. All methods are safe for concurrent use.
@@ -71,6 +82,7 @@ type Driver struct {
 	log     *zap.Logger
 	images  *rootfs.Images
 	roots   *rootfs.Skeletons
+	pool    *pool
 }
 
 var _ runtime.Runtime = (*Driver)(nil)
@@ -87,19 +99,26 @@ func New(options Options) (*Driver, error) {
 	if options.StartTimeout == 0 {
 		options.StartTimeout = defaultStartTimeout
 	}
+	if options.WaitingIdle == 0 {
+		options.WaitingIdle = defaultWaitingIdle
+	}
 	return &Driver{
 		options: options,
 		log:     options.Logger,
 		images:  rootfs.NewImages(filepath.Join(options.StateDir, "images")),
 		roots:   rootfs.NewSkeletons(filepath.Join(options.StateDir, "roots")),
+		pool:    newPool(options),
 	}, nil
 }
 
 // Type returns runtime.TypeNative.
 func (d *Driver) Type() runtime.Type { return runtime.TypeNative }
 
-// Close releases nothing: sandboxes and their shims go on.
-func (d *Driver) Close() error { return nil }
+// Close ends the sandboxes that wait for a run. Those of runs go on, with their shims.
+func (d *Driver) Close() error {
+	d.pool.close()
+	return nil
+}
 
 // Ping tells whether the programs are here and can make a sandbox.
 func (d *Driver) Ping(ctx context.Context) error {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 
+	"go.uber.org/zap"
+
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/link"
@@ -58,33 +60,28 @@ func (d *Driver) start(ctx context.Context, h *handle, opts runtime.StartOptions
 	}
 	err = d.spawn(ctx, e, h, o.Start(opts))
 	if err == nil || errors.Is(err, runtime.ErrCommand) {
-		return errors.Join(err, host.RemoveIfThere(h.order()))
+		return errors.Join(err, host.RemoveIfThere(h.order()), host.RemoveIfThere(h.claim()))
 	}
 	return err
 }
 
-// spawn starts the shim and waits for its report.
+// spawn has the command run: in a sandbox that waits, or in a new one.
 func (d *Driver) spawn(ctx context.Context, e *engine, h *handle, start link.Start) error {
-	job := &shim.Job{
-		Run:         h.Run,
-		Dir:         h.Dir,
-		Bundle:      h.bundle(),
-		Runtime:     e.flags(shim.State(h.Dir)),
-		AsRoot:      e.asRoot,
-		Delete:      e.isolation == runtime.IsolationRunc,
-		Roomy:       e.isolation == runtime.IsolationGVisor,
-		Networkless: e.isolation == runtime.IsolationGVisor && os.Geteuid() == 0,
-		Limits:      &cgroup.Limits{MemoryBytes: h.Resources.MemoryBytes, CPUs: h.Resources.CPUs, Pids: h.Resources.PidsLimit},
-		Logs:        h.Logs,
-		Start:       start,
-		Within:      d.options.StartTimeout,
-	}
+	job := e.job(h.Run, h.Dir, h.bundle(), limitsOf(h.Resources))
+	job.Logs, job.Start, job.Within = h.Logs, start, d.options.StartTimeout
 	if h.Workspace != "" {
 		job.Workspace, job.WorkspaceMount = h.Workspace, h.workspaceMount()
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	bound, cancel := context.WithTimeout(ctx, d.options.StartTimeout+shimTimeout)
 	defer cancel()
-	err := shim.Spawn(bound, e.shim, job)
+	defer d.pool.refill()
+	err := d.take(bound, h, job)
+	if errors.Is(err, shim.ErrUnclaimed) {
+		err = shim.Spawn(bound, e.shim, job)
+	}
 	switch {
 	case err == nil:
 		return nil
@@ -96,6 +93,48 @@ func (d *Driver) spawn(ctx context.Context, e *engine, h *handle, start link.Sta
 		return fmt.Errorf("%w: it did not start in time: %w", runtime.ErrUnavailable, err)
 	}
 	return err
+}
+
+// take has the command run in a sandbox that waits. The error matches
+// shim.ErrUnclaimed where there is none, and nothing was started.
+func (d *Driver) take(ctx context.Context, h *handle, job *shim.Job) error {
+	c, err := readClaim(h.claim())
+	if err != nil {
+		return err
+	}
+	if c == nil {
+		return shim.ErrUnclaimed
+	}
+	w := d.pool.claim(c.Shape)
+	if w == nil {
+		return shim.ErrUnclaimed
+	}
+	claimed := *job
+	claimed.Places = c.Places
+	err = w.Claim(ctx, &claimed)
+	if errors.Is(err, shim.ErrUnclaimed) {
+		d.log.Info("a new sandbox is made", zap.String("run", h.Run), zap.Error(err))
+		// What the shim noted of the run.
+		if cleaning := shim.Clean(h.Dir); cleaning != nil {
+			return cleaning
+		}
+	}
+	return err
+}
+
+// job is that of a shim for a sandbox in dir, without what is of a run.
+func (e *engine) job(id, dir, bundle string, limits cgroup.Limits) *shim.Job {
+	return &shim.Job{
+		Run:         id,
+		Dir:         dir,
+		Bundle:      bundle,
+		Runtime:     e.flags(shim.State(dir)),
+		AsRoot:      e.asRoot,
+		Delete:      e.isolation == runtime.IsolationRunc,
+		Roomy:       e.isolation == runtime.IsolationGVisor,
+		Networkless: e.isolation == runtime.IsolationGVisor && os.Geteuid() == 0,
+		Limits:      &limits,
+	}
 }
 
 // Attach connects to the command's input and output.

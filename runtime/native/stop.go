@@ -25,6 +25,9 @@ const (
 	// killTime is how long a guest that was told to kill its command may take
 	// to record that, before the sandbox is killed as a whole.
 	killTime = 3 * time.Second
+	// endTime is how long a sandbox that was killed may take to be gone, on a busy
+	// machine: more than its shim gives its processes, and the runtime, together.
+	endTime = 45 * time.Second
 )
 
 func sleep(ctx context.Context, pause time.Duration) error { return host.Sleep(ctx, pause) }
@@ -147,7 +150,7 @@ func (d *Driver) stop(ctx context.Context, h *handle, grace time.Duration) error
 	}{
 		{grace, func() error { return guest.Signal(ctx, syscall.SIGTERM) }},
 		{killTime, func() error { return guest.Signal(ctx, syscall.SIGKILL) }},
-		{shimTimeout, func() error { return d.kill(h) }},
+		{endTime, func() error { return d.kill(h) }},
 	} {
 		phase, err := h.phase()
 		if err != nil || phase != runtime.PhaseRunning {
@@ -171,7 +174,16 @@ func (d *Driver) stop(ctx context.Context, h *handle, grace time.Duration) error
 			return ctx.Err()
 		}
 	}
-	return fmt.Errorf("%w: processes of it are left after SIGKILL; look for them with `ps -ef | grep %s`", runtime.ErrUnavailable, h.Run)
+	return fmt.Errorf("%w: %s", runtime.ErrUnavailable, h.left())
+}
+
+// left says what is left of a sandbox that was killed, and where.
+func (h *handle) left() string {
+	notes, err := shim.ReadSandbox(h.Dir)
+	if err != nil {
+		return fmt.Sprintf("it has not ended %v after SIGKILL, and what its shim noted cannot be read: %v; stop it again", endTime, err)
+	}
+	return fmt.Sprintf("it has not ended %v after SIGKILL; look at its shim and its sandbox with `ps -fp %d,%d`, and stop it again", endTime, notes.Shim.PID, notes.Process.PID)
 }
 
 // endsWithin waits for the end of a command.
@@ -218,7 +230,7 @@ func (d *Driver) remove(ctx context.Context, h *handle) error {
 // removeFiles removes the sandbox's directory, and then its entry.
 func (d *Driver) removeFiles(h *handle) error {
 	var failed []error
-	for _, path := range append(shim.Files(h.Dir), h.order(), h.lock(), h.empty(), h.workspaceMount(), h.config(), h.bundle()) {
+	for _, path := range append(shim.Files(h.Dir), h.order(), h.claim(), h.lock(), h.empty(), h.workspaceMount(), h.config(), h.bundle()) {
 		// os.Remove, never RemoveAll: the place of the workspace is empty, or
 		// it is not to be touched.
 		failed = append(failed, host.RemoveIfThere(path))

@@ -48,7 +48,11 @@ func kept(t *testing.T) (*Keeper, *Meeting, *os.File, string) {
 		}
 		guest <- m
 	}()
-	keeper, err := r.Keep(ctx, Start{Command: []string{"x"}}, Files{Status: status, Segments: []*os.File{status, status}})
+	visitor, err := r.Await(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keeper, err := visitor.Keep(ctx, Start{Command: []string{"x"}}, Files{Status: status, Segments: []*os.File{status, status}})
 	m := <-guest
 	if err := errors.Join(err, m.err); err != nil {
 		t.Fatal(err)

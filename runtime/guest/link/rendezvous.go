@@ -52,68 +52,88 @@ func (r *Rendezvous) Close() error {
 // error that matches *CommandError says that the command could not be started.
 func (r *Rendezvous) HandOver(ctx context.Context, s Start, f Files) error {
 	s.Kept = false
-	conn, err := r.handOver(ctx, s, append([]*os.File{f.Status, f.Control}, f.Segments...))
+	v, err := r.Await(ctx)
 	if err != nil {
 		return err
 	}
-	return conn.Close()
+	if err := v.handOver(ctx, s, append([]*os.File{f.Status, f.Control}, f.Segments...)); err != nil {
+		return err
+	}
+	return v.Close()
 }
 
-// Keep is HandOver for a host that stays: the guest gets its control connections
-// from the Keeper, and ends when the Keeper does. f.Control is not used.
-func (r *Rendezvous) Keep(ctx context.Context, s Start, f Files) (*Keeper, error) {
-	s.Kept = true
-	conn, err := r.handOver(ctx, s, append([]*os.File{f.Status}, f.Segments...))
+// Visitor is a guest that has connected and waits for its orders. It ends when the
+// connection does.
+type Visitor struct {
+	conn *Conn
+}
+
+// Await waits until the guest connects. The caller closes the Visitor, unless Keep
+// has taken it.
+func (r *Rendezvous) Await(ctx context.Context) (*Visitor, error) {
+	defer bind(ctx, r.listener)()
+	conn, err := accept(r.listener, 4<<10)
 	if err != nil {
+		return nil, handOverError(ctx, "it did not connect", err)
+	}
+	return &Visitor{conn: conn}, nil
+}
+
+// Close ends the guest.
+func (v *Visitor) Close() error { return v.conn.Close() }
+
+// Keep is Rendezvous.HandOver for a host that stays: the guest gets its control
+// connections from the Keeper, and ends when the Keeper does. f.Control is not used.
+// The Visitor is closed with an error, and belongs to the Keeper without one.
+func (v *Visitor) Keep(ctx context.Context, s Start, f Files) (*Keeper, error) {
+	s.Kept = true
+	if err := v.handOver(ctx, s, append([]*os.File{f.Status}, f.Segments...)); err != nil {
 		return nil, err
 	}
-	return &Keeper{conn: conn}, nil
+	return &Keeper{conn: v.conn}, nil
 }
 
-// handOver returns the connection to a guest that has what it needs.
-func (r *Rendezvous) handOver(ctx context.Context, s Start, files []*os.File) (_ *Conn, err error) {
-	wrap := func(what string, err error) error {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return fmt.Errorf("hand over to guest: %s: %w", what, err)
+func handOverError(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		err = ctx.Err()
 	}
-	payload := s.encode()
-	if len(s.Command) == 0 || len(payload) > MaxStart || len(files) > maxFiles {
-		return nil, fmt.Errorf("hand over to guest: command is empty, or arguments and environment exceed %d bytes", MaxStart)
-	}
-	release := bind(ctx, r.listener)
-	conn, err := accept(r.listener, 4<<10)
-	release()
-	if err != nil {
-		return nil, wrap("it did not connect", err)
-	}
+	return fmt.Errorf("hand over to guest: %s: %w", what, err)
+}
+
+// handOver returns when the guest has what it needs.
+func (v *Visitor) handOver(ctx context.Context, s Start, files []*os.File) (err error) {
+	conn := v.conn
 	defer func() {
 		if err != nil {
 			conn.Close()
 		}
 	}()
+	wrap := func(what string, err error) error { return handOverError(ctx, what, err) }
+	payload := s.encode()
+	if len(s.Command) == 0 || len(payload) > MaxStart || len(files) > maxFiles {
+		return fmt.Errorf("hand over to guest: command is empty, or arguments and environment exceed %d bytes", MaxStart)
+	}
 	defer bind(ctx, conn.file)()
 	if err := sendFiles(conn.file, files); err != nil {
-		return nil, wrap("send files", err)
+		return wrap("send files", err)
 	}
 	if err := conn.Send(KindStart, payload); err != nil {
-		return nil, wrap("send start", err)
+		return wrap("send start", err)
 	}
 	for _, want := range []Kind{KindReady, KindStarted} {
 		kind, data, err := conn.Receive(2 * MaxMessage)
 		switch {
 		case err != nil:
-			return nil, wrap("no answer from it", err)
+			return wrap("no answer from it", err)
 		case kind == KindError:
-			return nil, fmt.Errorf("start command: %w", decodeError(data))
+			return fmt.Errorf("start command: %w", decodeError(data))
 		case kind != want:
-			return nil, wrap("its answer", ErrProtocol)
+			return wrap("its answer", ErrProtocol)
 		case s.WaitAttach:
-			return conn, nil
+			return nil
 		}
 	}
-	return conn, nil
+	return nil
 }
 
 // Keeper is the host's end of a hand-over that goes on. It is for one goroutine,

@@ -54,7 +54,7 @@ type User struct {
 // places are where every sandbox has something mounted, or finds a directory that
 // programs expect.
 var places = []string{
-	"/proc", "/sys", "/dev", "/tmp", "/run", path.Dir(runtime.GuestPath), runtime.WorkspacePath,
+	"/proc", "/sys", "/dev", "/tmp", "/run", path.Dir(runtime.GuestPath), runtime.StageDir, runtime.WorkspacePath,
 	"/home", "/mnt", "/opt", "/srv", "/var", "/var/lib", "/var/cache", "/var/log", "/var/empty",
 }
 

@@ -57,6 +57,21 @@ type Job struct {
 	Logs   string // directory of the log
 	Start  link.Start
 	Within time.Duration // bounds the start
+	// Stage makes the sandbox one that waits: it is booted without a run, and the
+	// job of the run follows. It is an empty directory in Dir, mounted into the
+	// sandbox, on which Places are mounted then. Empty starts a run at once.
+	Stage  string
+	Places []Place
+}
+
+// Place is something on the stage of a waiting sandbox. Its Source is known with the
+// run.
+type Place struct {
+	Name      string // in Job.Stage
+	Directory bool   // or a file
+	ReadOnly  bool
+	Source    string // on the host; empty where the run has none
+	Mapped    bool   // with mapped owners
 }
 
 // Subordinate names a user and a group of the host that belong to another user.
@@ -113,6 +128,9 @@ type Sandbox struct {
 	Group   *cgroup.Group  `json:"group,omitempty"`
 	Limits  *cgroup.Limits `json:"limits,omitempty"` // those in force
 	Delete  []string       `json:"delete,omitempty"` // command that makes the runtime forget the sandbox
+	// Booted is the directory of a sandbox that waited for this run. It belongs to
+	// the run now, and goes with it.
+	Booted string `json:"booted,omitempty"`
 }
 
 // ReadSandbox returns the notes of a shim; os.ErrNotExist if there are none.
@@ -148,6 +166,8 @@ type report struct {
 	Code    int    `json:"code,omitempty"`    // of a link.CommandError
 	// Conflict: another shim has this sandbox, or had it.
 	Conflict bool `json:"conflict,omitempty"`
+	// Unclaimed: nothing of the run was started.
+	Unclaimed bool `json:"unclaimed,omitempty"`
 }
 
 // maxFile bounds what is read of a file of the shim's.

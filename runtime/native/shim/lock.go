@@ -97,6 +97,10 @@ func clean(dir string, notes Sandbox) error {
 		failed = append(failed, notes.Group.Remove())
 	}
 	failed = append(failed, os.RemoveAll(State(dir)))
+	if notes.Booted != "" {
+		// What was mounted there was so in name spaces that have ended.
+		failed = append(failed, os.RemoveAll(notes.Booted))
+	}
 	for _, path := range []string{Socket(dir), Control(dir)} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 			failed = append(failed, err)

@@ -61,9 +61,10 @@ func Main() int {
 	}
 	unix.CloseOnExec(reportFD)
 	out := os.NewFile(reportFD, "report")
-	job, err := readJob(os.Stdin)
+	jobs := json.NewDecoder(io.LimitReader(os.Stdin, 2*maxJob))
+	job, err := readJob(jobs)
 	if err == nil {
-		err = keep(job, out)
+		err = keep(job, jobs, out)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "drawbridge-shim:", err)
@@ -90,13 +91,9 @@ func verb(name string, args []string) int {
 	return code
 }
 
-func readJob(from io.Reader) (*Job, error) {
+func readJob(from *json.Decoder) (*Job, error) {
 	var job Job
-	data, err := io.ReadAll(io.LimitReader(from, maxJob))
-	if err != nil {
-		return nil, fmt.Errorf("read the job: %w", err)
-	}
-	if err := json.Unmarshal(data, &job); err != nil {
+	if err := from.Decode(&job); err != nil {
 		return nil, fmt.Errorf("read the job: %w", err)
 	}
 	if len(job.Runtime) == 0 || job.Run == "" || !filepath.IsAbs(job.Dir) {
@@ -113,10 +110,13 @@ type keeper struct {
 	notes   Sandbox // guarded by mu once the runtime has been started
 	words   *tail   // what the runtime printed
 	aborted <-chan os.Signal
+	stage   chan staging // to the thread in whose name space the stage is
+	unlock  func()       // releases the lock of the run that a waiting sandbox was taken for; nil before
 }
 
-// keep does the job, from the start of the sandbox to its end.
-func keep(job *Job, out *os.File) error {
+// keep does the job, from the start of the sandbox to its end. For a sandbox that
+// waits, jobs has that of its run.
+func keep(job *Job, jobs *json.Decoder, out *os.File) error {
 	unlock, err := takeLock(job.Dir)
 	if err != nil {
 		return tell(out, err)
@@ -135,8 +135,19 @@ func keep(job *Job, out *os.File) error {
 	aborted := make(chan os.Signal, 1)
 	signal.Notify(aborted, unix.SIGTERM)
 	signal.Ignore(unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
-	k := &keeper{job: job, reaper: newReaper(), notes: Sandbox{Shim: self}, words: newTail(), aborted: aborted}
-	guest, started := k.start()
+	k := &keeper{job: job, reaper: newReaper(), notes: Sandbox{Shim: self}, words: newTail(), aborted: aborted, stage: make(chan staging)}
+	start := k.start
+	if job.Stage != "" {
+		start = func() (*guest, error) { return k.startWaiting(jobs, out) }
+		// Of what it had while it waited nothing is needed when it has ended.
+		defer func() { _ = os.RemoveAll(job.Dir) }() // drivers sweep what is left
+		defer func() {
+			if k.unlock != nil {
+				k.unlock()
+			}
+		}()
+	}
+	guest, started := start()
 	if started != nil && !errors.As(started, new(*link.CommandError)) {
 		// Nothing ran: the sandbox is as if it had never been started.
 		return errors.Join(tell(out, started), k.end())
@@ -152,7 +163,7 @@ func keep(job *Job, out *os.File) error {
 	guest.close()
 	end.OOMKills += usage.OOMKills
 	end.PidsRefused = usage.PidsRefused
-	return errors.Join(failed, writeJSON(filepath.Join(job.Dir, endFile), end))
+	return errors.Join(failed, writeJSON(filepath.Join(k.job.Dir, endFile), end))
 }
 
 // begun tells whether a command was started in dir before: the driver of another
@@ -174,15 +185,12 @@ func tell(out *os.File, err error) error {
 	if err != nil {
 		r.Error = err.Error()
 		r.Conflict = errors.Is(err, errBegun) || errors.Is(err, errKept)
+		r.Unclaimed = errors.Is(err, errUnclaimed)
 		if command, ok := errors.AsType[*link.CommandError](err); ok {
 			r.Command, r.Code, r.Error = true, command.Code, command.Message
 		}
 	}
-	data, failed := json.Marshal(r)
-	if failed == nil {
-		_, failed = out.Write(append(data, '\n'))
-	}
-	return errors.Join(err, failed)
+	return errors.Join(err, json.NewEncoder(out).Encode(r))
 }
 
 // watch returns when the sandbox is over, or has to be.

@@ -26,10 +26,15 @@ func (k *keeper) fork(args []string, fds []uintptr) (int, error) {
 		err error
 	}
 	started := make(chan result, 1)
+	stage := k.job.Stage
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with this function
 		pid, err := k.forkHere(args, fds)
 		started <- result{pid, err}
+		if stage != "" && err == nil {
+			set := <-k.stage // or the program ends
+			set.done <- setStage(stage, set.places)
+		}
 	}()
 	r := <-started
 	return r.pid, r.err
@@ -79,7 +84,7 @@ func (k *keeper) enter() error {
 	if k.job.Networkless {
 		flags |= unix.CLONE_NEWNET
 	}
-	if k.job.Workspace != "" {
+	if k.job.Workspace != "" || k.job.Stage != "" {
 		flags |= unix.CLONE_NEWNS
 	}
 	if flags == 0 {
@@ -88,13 +93,16 @@ func (k *keeper) enter() error {
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("make name spaces: %w", err)
 	}
-	if k.job.Workspace == "" {
+	if flags&unix.CLONE_NEWNS == 0 {
 		return nil
 	}
 	// What is unmounted on the host is to go away here too, but nothing that is
 	// mounted here is to be seen there.
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
 		return fmt.Errorf("separate the mounts: %w", err)
+	}
+	if k.job.Stage != "" {
+		return makeStage(k.job.Stage, k.job.Places)
 	}
 	var mapper confine.Mapper
 	defer mapper.Close()

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -26,86 +27,150 @@ type guest struct {
 	close  func()
 }
 
+// sandbox is one that has been booted, and whose guest waits for orders.
+type sandbox struct {
+	visitor *link.Visitor
+	runtime <-chan status // gets how the runtime's command ended, which only begins the sandbox; nil once it has
+	ended   <-chan status // gets how the sandbox's own process ended
+}
+
 // start makes the sandbox and hands over. With an error that is a
 // *link.CommandError the guest is valid.
 func (k *keeper) start() (*guest, error) {
-	if err := k.findGroup(); err != nil {
+	if err := k.record(); err != nil {
 		return nil, err
+	}
+	control, files, err := k.openRun()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), k.job.Within)
+	defer cancel()
+	b, err := k.boot(ctx)
+	if err != nil {
+		closeFiles(files)
+		return nil, errors.Join(err, control.Close())
+	}
+	return k.handOver(ctx, b, control, files)
+}
+
+// record notes what is about to be made.
+func (k *keeper) record() error {
+	if err := k.findGroup(); err != nil {
+		return err
 	}
 	if k.job.Delete {
 		k.notes.Delete = append(append([]string{}, k.job.Runtime...), "delete", "--force", k.job.Run)
 	}
-	if err := k.note(); err != nil {
-		return nil, err
-	}
-	control, files, rendezvous, err := k.prepare()
-	if err != nil {
-		return nil, err
-	}
-	closeFiles := func() {
-		_ = files.Status.Close()
-		for _, s := range files.Segments {
-			_ = s.Close()
-		}
-		_ = rendezvous.Close()
-	}
-	defer closeFiles()
-	ctx, cancel := context.WithTimeout(context.Background(), k.job.Within)
-	defer cancel()
-	runtime, ended, err := k.spawn()
-	if err != nil {
-		return nil, errors.Join(err, control.Close())
-	}
-	type handed struct {
-		keeper *link.Keeper
-		err    error
-	}
-	met := make(chan handed, 1)
-	go func() {
-		keeper, err := rendezvous.Keep(ctx, k.job.Start, files)
-		met <- handed{keeper, err}
-	}()
-	fail := func(err error) (*guest, error) {
-		cancel()
-		if late := <-met; late.keeper != nil {
-			err = errors.Join(err, late.keeper.Close())
-		}
-		return nil, errors.Join(err, control.Close())
-	}
-	for {
-		select {
-		case h := <-met:
-			return k.handedOver(h.keeper, h.err, control, ended)
-		case s := <-runtime:
-			runtime = nil
-			if s.failed() {
-				return fail(fmt.Errorf("%s ended with %s: %s", filepath.Base(k.job.Runtime[0]), s, k.words))
-			}
-		case s := <-ended:
-			// What the guest said last may not have been read yet.
-			again := make(chan status, 1)
-			again <- s
-			select {
-			case h := <-met:
-				if h.err == nil || errors.As(h.err, new(*link.CommandError)) {
-					return k.handedOver(h.keeper, h.err, control, again)
-				}
-				met <- h
-			case <-time.After(lastWords):
-			}
-			return fail(fmt.Errorf("the sandbox ended with %s before its guest answered: %s", s, k.words))
-		case <-k.aborted:
-			return fail(errAborted)
-		}
-	}
+	return k.note()
 }
 
+// boot starts the sandbox and returns when its guest waits.
+func (k *keeper) boot(ctx context.Context) (*sandbox, error) {
+	dir := k.job.Dir
+	if err := removeIfThere(Socket(dir), pids(dir)); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(State(dir), 0o700); err != nil {
+		return nil, err
+	}
+	rendezvous, err := link.Listen(Socket(dir))
+	if err != nil {
+		return nil, err
+	}
+	defer rendezvous.Close()
+	b := &sandbox{}
+	if b.runtime, b.ended, err = k.spawn(); err != nil {
+		return nil, err
+	}
+	b.visitor, err = attend(ctx, k, b, 0, rendezvous.Await)
+	return b, err
+}
+
+// handOver gives the guest of b its orders. It takes the files.
+func (k *keeper) handOver(ctx context.Context, b *sandbox, control *os.File, files link.Files) (*guest, error) {
+	defer closeFiles(files)
+	select {
+	case <-k.aborted:
+		return nil, errors.Join(errAborted, control.Close())
+	default:
+	}
+	keeper, err := attend(ctx, k, b, killTime, func(ctx context.Context) (*link.Keeper, error) {
+		return b.visitor.Keep(ctx, k.job.Start, files)
+	})
+	if err != nil && !errors.As(err, new(*link.CommandError)) {
+		return nil, errors.Join(err, control.Close())
+	}
+	return k.handedOver(keeper, err, control, b.ended)
+}
+
+// attend takes a step with the guest of b, unless the sandbox ends before that, or
+// the driver gives up. A step that cannot be taken back has the time until then to be
+// completed: the guest may have started the command already, which is not to end
+// halfway.
+func attend[T io.Closer](ctx context.Context, k *keeper, b *sandbox, until time.Duration, step func(context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type outcome struct {
+		value T
+		err   error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		value, err := step(ctx)
+		if err != nil && !errors.As(err, new(*link.CommandError)) {
+			err = fmt.Errorf("%w: %s", err, k.words)
+		}
+		done <- outcome{value, err}
+	}()
+	var failed error
+	for failed == nil {
+		select {
+		case o := <-done:
+			return o.value, o.err
+		case s := <-b.runtime:
+			b.runtime = nil
+			if s.failed() {
+				failed = fmt.Errorf("%s ended with %s: %s", filepath.Base(k.job.Runtime[0]), s, k.words)
+			}
+		case s := <-b.ended:
+			again := make(chan status, 1)
+			again <- s
+			b.ended = again
+			// What the guest said last may not have been read yet.
+			select {
+			case o := <-done:
+				if o.err == nil || errors.As(o.err, new(*link.CommandError)) {
+					return o.value, o.err
+				}
+				done <- o
+			case <-time.After(lastWords):
+			}
+			failed = fmt.Errorf("the sandbox ended with %s before its guest answered: %s", s, k.words)
+		case <-k.aborted:
+			if until > 0 {
+				select {
+				case o := <-done:
+					return o.value, o.err
+				case <-time.After(until):
+				}
+			}
+			failed = errAborted
+		}
+	}
+	cancel()
+	late := <-done
+	if late.err == nil {
+		failed = errors.Join(failed, late.value.Close())
+	}
+	return late.value, failed
+}
+
+// handedOver returns the guest of a hand-over, or one that could not start its
+// command, for the reason err.
 func (k *keeper) handedOver(keeper *link.Keeper, err error, control *os.File, ended <-chan status) (*guest, error) {
 	g := &guest{ended: ended, close: func() { _ = control.Close() }}
 	if err != nil {
-		if !errors.As(err, new(*link.CommandError)) {
-			err = fmt.Errorf("%w: %s", err, k.words)
-		}
 		gone := make(chan struct{})
 		close(gone)
 		g.gone = gone
@@ -131,39 +196,43 @@ func (k *keeper) handedOver(keeper *link.Keeper, err error, control *os.File, en
 	return g, nil
 }
 
-// prepare binds the sockets and opens the files. What an abandoned start left is
-// replaced.
-func (k *keeper) prepare() (control *os.File, files link.Files, _ *link.Rendezvous, err error) {
+// openRun binds the control socket of the run and opens its files. What an abandoned
+// start left is replaced.
+func (k *keeper) openRun() (control *os.File, files link.Files, err error) {
 	dir := k.job.Dir
-	for _, path := range []string{Socket(dir), Control(dir), pids(dir)} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, files, nil, err
-		}
-	}
-	if err := os.MkdirAll(State(dir), 0o700); err != nil {
-		return nil, files, nil, err
+	if err := removeIfThere(Control(dir)); err != nil {
+		return nil, files, err
 	}
 	defer func() {
-		if err == nil {
-			return
-		}
-		for _, f := range append([]*os.File{files.Status, control}, files.Segments...) {
-			if f != nil {
-				_ = f.Close()
-			}
+		if err != nil {
+			closeFiles(files)
 		}
 	}()
 	if files.Segments, err = logring.OpenSegments(k.job.Logs); err != nil {
-		return nil, files, nil, fmt.Errorf("open the log: %w", err)
+		return nil, files, fmt.Errorf("open the log: %w", err)
 	}
 	if files.Status, err = os.OpenFile(Status(dir), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
-		return nil, files, nil, fmt.Errorf("open the status file: %w", err)
+		return nil, files, fmt.Errorf("open the status file: %w", err)
 	}
-	if control, err = link.ListenControl(Control(dir)); err != nil {
-		return nil, files, nil, err
+	control, err = link.ListenControl(Control(dir))
+	return control, files, err
+}
+
+func closeFiles(files link.Files) {
+	for _, f := range append([]*os.File{files.Status}, files.Segments...) {
+		if f != nil {
+			_ = f.Close()
+		}
 	}
-	rendezvous, err := link.Listen(Socket(dir))
-	return control, files, rendezvous, err
+}
+
+func removeIfThere(paths ...string) error {
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // findGroup notes where the runtime makes the sandbox's control group. Without the
