@@ -231,7 +231,7 @@ func (s *session) pass(req *http.Request, target policy.Target, scheme string, e
 	in := means.prepare(req.Header, req.URL.Path)
 	e.Grant = in.names()
 	defer func() { s.head.pulse = nil }()
-	resp, sent, err := s.exchange(req, target, scheme, d.Named, e)
+	resp, sent, err := s.exchange(req, target, scheme, d.Named, e) //nolint:bodyclose // relay closes it, or the connection ends
 	if err != nil {
 		status, why := s.failed(target, err, e)
 		return status, why, false
