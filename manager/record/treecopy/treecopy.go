@@ -185,6 +185,7 @@ func (c *copying) entries(ctx context.Context, from, to *os.Root, at string) err
 // entry copies one entry, at is its path. What has gone away since its directory was
 // read is left out.
 func (c *copying) entry(ctx context.Context, from, to *os.Root, name, at string) error {
+	failed := fmt.Errorf("%w: %s", ErrReplaced, at)
 	for range maxTries {
 		info, err := from.Lstat(name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -193,11 +194,14 @@ func (c *copying) entry(ctx context.Context, from, to *os.Root, name, at string)
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", at, err)
 		}
-		if err := c.copyAs(ctx, info, from, to, name, at); !errors.Is(err, errAgain) {
+		err = c.copyAs(ctx, info, from, to, name, at)
+		if unread := (unreadError{}); errors.As(err, &unread) {
+			failed = err
+		} else if !errors.Is(err, errAgain) {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: %s", ErrReplaced, at)
+	return failed
 }
 
 // copyAs copies an entry that was seen to be what info says. It makes nothing if that
@@ -228,13 +232,19 @@ func noted(names []string, name string) []string {
 	return names
 }
 
+// unreadError says why an entry could not be read that seems to be what it was. It may
+// have been another one in between.
+type unreadError struct{ error }
+
+func (e unreadError) Unwrap() error { return e.error }
+
 // unless returns errAgain in place of an error that comes from an entry which is not
-// what it was.
+// what it was, and an unreadError for others.
 func unless(from *os.Root, name string, info fs.FileInfo, err error) error {
 	if now, lookErr := from.Lstat(name); lookErr != nil || !os.SameFile(now, info) {
 		return errAgain
 	}
-	return err
+	return unreadError{err}
 }
 
 func (c *copying) dir(ctx context.Context, info fs.FileInfo, from, to *os.Root, name, at string) error {
