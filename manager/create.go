@@ -130,6 +130,9 @@ func (m *Manager) complete(ctx context.Context, opts Options) (Options, error) {
 		opts, err = withServers(opts)
 	}
 	if err == nil {
+		err = m.checkHeaders(ctx, opts.MCPServers)
+	}
+	if err == nil {
 		opts, err = withOperations(opts)
 	}
 	if err == nil {

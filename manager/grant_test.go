@@ -100,14 +100,19 @@ files:
 // grantFor stores a grant of the provider of its name.
 func (w *world) grantFor(name, token string) {
 	w.t.Helper()
+	w.put(credential.Credential{Grant: credential.Grant(name), Provider: name, Values: map[string]credential.Secret{"token": credential.NewSecret(token)}})
+}
+
+// put stores a credential.
+func (w *world) put(c credential.Credential) {
+	w.t.Helper()
+	c.Source = credential.SourceStdin
 	if err := os.MkdirAll(w.home, 0o700); err != nil {
 		w.t.Fatal(err)
 	}
 	store, err := credential.Open(credential.Dir(w.home), credential.Options{Backend: credential.BackendFile})
 	if err == nil {
-		err = store.Put(w.t.Context(), credential.Credential{
-			Grant: credential.Grant(name), Provider: name, Source: credential.SourceStdin, Values: map[string]credential.Secret{"token": credential.NewSecret(token)},
-		})
+		err = store.Put(w.t.Context(), c)
 	}
 	if err != nil {
 		w.t.Fatal(err)

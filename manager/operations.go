@@ -1,6 +1,7 @@
 package manager
 
 import (
+	"context"
 	"fmt"
 	"net/url"
 	"path"
@@ -111,6 +112,34 @@ func withServers(opts Options) (Options, error) {
 		}
 	}
 	return opts, nil
+}
+
+// checkHeaders refuses MCP servers whose credential would go in another header than they
+// expect it in: the grant says in which it goes.
+func (m *Manager) checkHeaders(ctx context.Context, servers []config.MCPServer) error {
+	if m.gate.client == nil || !slices.ContainsFunc(servers, func(s config.MCPServer) bool { return s.Auth != nil }) {
+		return nil
+	}
+	grants, err := m.Grants(ctx)
+	if err != nil {
+		return err
+	}
+	for _, s := range servers {
+		if s.Auth == nil {
+			continue
+		}
+		command := fmt.Sprintf("drawbridge grant %s --set url=%s --set header=%s", s.Auth.Grant, s.URL, s.Auth.Header)
+		i := slices.IndexFunc(grants, func(g Grant) bool { return g.Name == s.Auth.Grant })
+		switch {
+		case i < 0 && m.opts.ForAgents: // they are told when the run is registered
+		case i < 0:
+			return failf(CodeNotFound, "run `"+command+"`", "the MCP server %s needs the grant %s, which is not there", s.Name, s.Auth.Grant)
+		case len(grants[i].Headers) > 0 && !slices.ContainsFunc(grants[i].Headers, func(h string) bool { return strings.EqualFold(h, s.Auth.Header) }):
+			return failf(CodeInvalidArgument, "run `"+command+"`, or correct the header in moat.yaml",
+				"the MCP server %s expects the grant %s in the header %s, and it goes in %s", s.Name, s.Auth.Grant, s.Auth.Header, strings.Join(grants[i].Headers, ", "))
+		}
+	}
+	return nil
 }
 
 // describe says in words what operations are denied, for those who look at the run.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/drawbridge-mcp/drawbridge/manager/access/credential"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/daemon"
 	"github.com/drawbridge-mcp/drawbridge/manager/access/proxy"
 	"github.com/drawbridge-mcp/drawbridge/manager/spec/config"
@@ -125,6 +127,42 @@ func TestServersWithDeniedToolsAreReachedAtTheirURL(t *testing.T) {
 	}
 	if _, err := withServers(Options{MCPServers: []config.MCPServer{{Name: "docs", URL: "http://localhost:1/mcp", Auth: grant, Policy: deny}}}); AsError(err).Code != CodeInvalidArgument {
 		t.Errorf("a server that no policy can watch: %v", err)
+	}
+}
+
+// A server gets its credential in the header that it expects, which its grant states.
+func TestHeadersOfServersAreThoseOfTheirGrants(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t).withGate()
+	m := w.manager()
+	put := func(name, url, header string) {
+		w.put(credential.Credential{
+			Grant: credential.Grant(name), Provider: "mcp", Values: map[string]credential.Secret{"token": credential.NewSecret("a-key-0123456789")},
+			Metadata: map[string]string{"name": strings.TrimPrefix(name, "mcp:"), "url": url, "header": header},
+		})
+	}
+	put("mcp:context7", "https://mcp.context7.com/mcp", "CONTEXT7_API_KEY")
+	put("mcp:docs", "https://docs.test/mcp", "Authorization")
+	create := func(file string) (*Run, error) {
+		return m.Create(t.Context(), Options{Image: w.image, Cmd: shell("true"), Config: parseConfig(t, file)})
+	}
+	if _, err := create("mcp: [context7]\n"); err != nil {
+		t.Errorf("one of the catalog: %v", err)
+	}
+	if _, err := create("mcp: [{name: docs, url: 'https://docs.test/mcp', auth: {grant: 'mcp:docs', header: authorization}}]\n"); err != nil {
+		t.Errorf("the header of the grant: %v", err)
+	}
+	_, err := create("mcp: [{name: docs, url: 'https://docs.test/mcp', auth: {grant: 'mcp:docs', header: X-Key}}]\n")
+	if e := AsError(err); e == nil || e.Code != CodeInvalidArgument || !strings.Contains(e.Next, "drawbridge grant mcp:docs --set url=https://docs.test/mcp --set header=X-Key") {
+		t.Errorf("another header: %v", err)
+	}
+	_, err = create("mcp: [{name: tickets, url: 'https://tickets.test/mcp', auth: {grant: 'mcp:tickets', header: X-Key}}]\n")
+	if err == nil || !strings.Contains(err.Error(), "mcp:tickets") {
+		t.Errorf("a grant that is not there: %v", err)
+	}
+	grants, err := m.Grants(t.Context())
+	if err != nil || len(grants) != 2 || !slices.Equal(grants[0].Hosts, []string{"mcp.context7.com"}) || !slices.Equal(grants[0].Headers, []string{"CONTEXT7_API_KEY"}) {
+		t.Errorf("the grants are %+v, %v", grants, err)
 	}
 }
 

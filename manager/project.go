@@ -262,14 +262,7 @@ func (k *configKey) honours(wish config.Wish) bool {
 
 // takeMCP adds the MCP servers of the Config, with the grants that they need.
 func takeMCP(o *Options, c *config.Config) error {
-	servers := slices.Clone(o.MCPServers)
-	for _, s := range c.MCP {
-		if s.Auth != nil && s.Auth.Header != "" && !strings.EqualFold(s.Auth.Header, "Authorization") {
-			return fmt.Errorf("the header of %s is that of its grant: leave header out, and give it to the grant (`drawbridge grant %s --set header=%s`)", s.Name, s.Auth.Grant, s.Auth.Header)
-		}
-		servers = append(servers, s)
-	}
-	o.MCPServers = servers
+	o.MCPServers = slices.Concat(o.MCPServers, c.MCP)
 	return nil
 }
 

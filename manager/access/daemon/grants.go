@@ -207,6 +207,7 @@ type Grant struct {
 	State     string    `json:"state"`
 	Reason    string    `json:"reason,omitempty"` // why it is unreadable, or has not been renewed, and what mends it
 	Hosts     []string  `json:"hosts,omitempty"`
+	Headers   []string  `json:"headers,omitempty"` // that take the credential
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
 	Renews    bool      `json:"renews,omitempty"` // before it expires, while a run uses it
 	RenewedAt time.Time `json:"renewed_at,omitzero"`
@@ -249,12 +250,14 @@ func (s *server) list(ctx context.Context, profile string) ([]Grant, error) {
 			g.Hosts = awsrole.PatternsOf(e.Metadata)
 		} else if p, err := catalog.Lookup(g.Name); err == nil {
 			g.Renews = e.HasRefreshToken && p.Refresh != nil && !e.Renewal.IsFinal
-			for _, i := range p.Injections {
-				g.Hosts = append(g.Hosts, i.Hosts...)
+			for _, i := range p.Uses(e.Metadata) {
+				g.Hosts, g.Headers = append(g.Hosts, i.Hosts...), append(g.Headers, i.Header)
 			}
 		}
 		slices.Sort(g.Hosts)
 		g.Hosts = slices.Compact(g.Hosts)
+		slices.Sort(g.Headers)
+		g.Headers = slices.Compact(g.Headers)
 		grants = append(grants, g)
 	}
 	return grants, nil

@@ -62,7 +62,7 @@ func mcp() Provider {
 	return Provider{
 		Name: "mcp", Title: "Remote MCP server", InstanceField: "name",
 		Fields: append(append(remoteFields("Credential of the MCP server"), oauthFields()...),
-			Field{Name: "header", Prompt: "Header", Pattern: `[A-Za-z0-9-]{1,64}`, Hint: "it is the name of a header", Default: "Authorization"},
+			Field{Name: "header", Prompt: "Header", Pattern: `[A-Za-z0-9_-]{1,64}`, Hint: "it is the name of a header", Default: "Authorization"},
 			Field{
 				Name: "scheme", Prompt: "What stands before the credential in the header", Pattern: `[A-Za-z][A-Za-z0-9-]{0,31}`,
 				Hint: "it is one word such as Bearer or Token", Example: "Token", Optional: true,

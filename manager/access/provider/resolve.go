@@ -88,6 +88,30 @@ func (p Provider) Resolve(fields map[string]string) (Resolved, error) {
 	return r, nil
 }
 
+// Uses returns where a credential goes and in which headers, by its metadata alone; nil
+// where that does not do.
+func (p Provider) Uses(metadata map[string]string) []Injection {
+	if p.expand == nil {
+		return p.Injections
+	}
+	shown := make(map[string]string)
+	for _, f := range p.Fields {
+		switch value, known := metadata[f.Name]; {
+		case f.Secret:
+			shown[f.Name] = f.Placeholder
+		case known:
+			shown[f.Name] = value
+		default:
+			shown[f.Name] = f.Default
+		}
+	}
+	expanded, err := p.expand(p, shown)
+	if err != nil {
+		return nil
+	}
+	return expanded.Injections
+}
+
 func (p Provider) resolve(given map[string]string) (Resolved, error) {
 	fields, shown := make(map[string]string), make(map[string]string)
 	r := Resolved{Provider: p.Name, Dependencies: slices.Clone(p.Dependencies)}
