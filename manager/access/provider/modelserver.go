@@ -71,7 +71,7 @@ func (p Provider) WithModelServer(s ModelServer) Provider {
 		if !slices.Contains(injection.Hosts, anthropicHost) {
 			continue
 		}
-		injection.Hosts, injection.Ports = []string{s.host}, []uint16{s.port}
+		injection.Hosts, injection.Ports, injection.Plain = []string{s.host}, []uint16{s.port}, s.host == ThisMachine
 		if s.path != "" {
 			injection.Paths = []string{s.path + "/**"}
 		}

@@ -162,6 +162,9 @@ type Injection struct {
 	Header string
 	Format Format
 	Field  string // TokenField where it is empty
+	// Plain says that it goes by plain HTTP, and not by HTTPS. That is for ThisMachine
+	// alone: nobody is on the way.
+	Plain bool
 }
 
 // EnvVar is a variable of the sandbox. Its value is a template.

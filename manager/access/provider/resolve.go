@@ -36,6 +36,8 @@ type Rule struct {
 	Ports []uint16
 	Paths []string // path patterns; every path where there are none
 
+	Plain bool // by plain HTTP, and not by HTTPS
+
 	Header string // in canonical form
 	Value  credential.Secret
 	// Placeholder is what the sandbox has in place of the credential.
@@ -160,7 +162,7 @@ func (p Provider) rule(i Injection, fields, shown map[string]string) (Rule, erro
 		return Rule{}, err
 	}
 	r := Rule{
-		Ports: slices.Clone(i.Ports), Paths: slices.Clone(i.Paths),
+		Ports: slices.Clone(i.Ports), Paths: slices.Clone(i.Paths), Plain: i.Plain,
 		Header: http.CanonicalHeaderKey(i.Header), Value: value, Placeholder: shown[i.field()],
 	}
 	if len(r.Ports) == 0 {

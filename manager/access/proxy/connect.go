@@ -260,11 +260,11 @@ func (s *session) inspect(target policy.Target) {
 	}
 	_ = s.conn.SetDeadline(time.Time{})
 	if secure.ConnectionState().NegotiatedProtocol == "h2" {
-		s.gate.http2.serve(&inspected{Conn: secure, session: s, target: target, misdirected: inner.misdirected, granted: s.run.granted(target)}, inner.closed)
+		s.gate.http2.serve(&inspected{Conn: secure, session: s, target: target, misdirected: inner.misdirected, granted: s.run.granted(target, false)}, inner.closed)
 		return
 	}
 	in := s.over(secure)
-	in.granted = s.run.granted(target)
+	in.granted = s.run.granted(target, false)
 	in.serveInner(target, "https", inner.misdirected)
 	in.close()
 	_ = secure.Close()

@@ -210,9 +210,8 @@ func (s *session) pass(req *http.Request, target policy.Target, scheme string, e
 	}
 	if scheme == "http" {
 		// Each request of such a connection may be for another target.
-		s.granted = s.run.granted(target)
-		// Nobody is on the way to a port of this machine.
-		if s.granted != nil && target.Host.String() != policy.HostName {
+		s.granted = s.run.granted(target, true)
+		if s.granted == nil && s.run.inspects(target) {
 			e.Decision, e.Error = Refused, "it is plain HTTP to the port of a grant"
 			return http.StatusForbidden, plainRefusal(target), false
 		}

@@ -23,8 +23,9 @@ type Grant struct {
 
 // GrantRules returns the rules that make the hosts of grants reachable under a
 // strict policy, to be appended to the run's own rules. They are about the ports
-// of HTTPS only; the gate refuses plain HTTP to those, but to this machine. A host that a grant names
-// exactly may be on a private network, as one that a rule names.
+// of HTTPS, and the gate refuses plain HTTP to those, but for a grant that goes by plain
+// HTTP to this machine. A host that a grant names exactly may be on a private network, as
+// one that a rule names.
 //
 // Where the run's own rules allow some requests to such a host, by method and
 // path, those rules remain the whole of it, and there is no further one. An error
@@ -122,18 +123,19 @@ type granted struct {
 	held   *holdings // what it was made from
 	host   string
 	port   uint16
+	plain  bool    // the requests are not inside TLS
 	grants []Grant // with the rules that are about the target, whatever the path
 }
 
-// granted returns what grants mean for the requests to a target, inside TLS or on this
-// machine.
-func (r *Run) granted(t policy.Target) *granted {
+// granted returns what grants mean for the requests to a target, inside TLS or by plain
+// HTTP.
+func (r *Run) granted(t policy.Target, plain bool) *granted {
 	held := r.holdings()
-	found := &granted{run: r, held: held, host: t.Host.String(), port: t.Port}
+	found := &granted{run: r, held: held, host: t.Host.String(), port: t.Port, plain: plain}
 	for _, g := range held.grants {
 		var rules []provider.Rule
 		for _, rule := range g.Rules {
-			if goesTo(rule, found.host, found.port) {
+			if rule.Plain == plain && goesTo(rule, found.host, found.port) {
 				rules = append(rules, rule)
 			}
 		}
@@ -153,7 +155,7 @@ func (g *granted) now(t policy.Target) *granted {
 	if g == nil || g.run.holdings() == g.held {
 		return g
 	}
-	return g.run.granted(t)
+	return g.run.granted(t, g.plain)
 }
 
 // maskers returns what masks the run's secrets, those that it gets from now on

@@ -331,7 +331,7 @@ func TestChoiceAmongGrantsFollowsTheClientAndThenTheOrder(t *testing.T) {
 				header.Set(n, v)
 			}
 			run := &Run{Grants: test.grants}
-			if used := run.granted(target).prepare(header, "/"); used.names() != test.used {
+			if used := run.granted(target, false).prepare(header, "/"); used.names() != test.used {
 				t.Errorf("used %q, want %q", used.names(), test.used)
 			}
 			got := map[string]string{}
@@ -406,8 +406,8 @@ func TestRecordHasNoSecret(t *testing.T) {
 	}
 }
 
-// A grant for a port of this machine is used by plain HTTP: nobody is on the way. One for
-// any other host is not, also on a connection that was for this machine before.
+// A grant that goes by plain HTTP is used so; any other is not, also for this machine, and
+// on a connection that was for the first one before.
 func TestCredentialGoesToThisMachineByPlainHTTP(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, policy.Strict)
@@ -415,13 +415,28 @@ func TestCredentialGoesToThisMachineByPlainHTTP(t *testing.T) {
 	s := httptest.NewServer(&got)
 	t.Cleanup(s.Close)
 	port := s.Listener.Addr().(*net.TCPAddr).Port
-	w.granting(policy.Strict, []Grant{grantOf("here", testRule(policy.HostName, port, "X-Key", "secret-of-here")), grantOf("there", testRule("api.test", port, "X-Key", "secret-of-there"))})
+	here := testRule(policy.HostName, port, "X-Key", "secret-of-here")
+	here.Plain = true
+	w.granting(policy.Strict, []Grant{
+		grantOf("here", here), grantOf("there", testRule("api.test", port, "X-Key", "secret-of-there")),
+		grantOf("secure", testRule(policy.HostName, port+1, "X-Key", "secret-of-secure")),
+	})
 	c := w.client(false)
 	if status, _ := send(t, c, fmt.Sprintf("http://%s:%d/", policy.HostName, port), nil); status != http.StatusOK || got.last(t).Get("X-Key") != "secret-of-here" {
 		t.Errorf("this machine answers %d, and gets %q", status, got.last(t).Get("X-Key"))
 	}
 	if status, text := send(t, c, fmt.Sprintf("http://api.test:%d/", port), nil); status != http.StatusForbidden || !strings.Contains(text, "https only") {
 		t.Errorf("another host answers %d: %s", status, text)
+	}
+	if status, text := send(t, c, fmt.Sprintf("http://%s:%d/", policy.HostName, port+1), nil); status != http.StatusForbidden || !strings.Contains(text, "https only") {
+		t.Errorf("this machine, by a grant for HTTPS, answers %d: %s", status, text)
+	}
+	name, err := policy.ParseHost(policy.HostName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if in := w.run.granted(policy.Target{Host: name, Port: uint16(port)}, false); in != nil {
+		t.Errorf("inside TLS it goes by %v", in.grants)
 	}
 	if status, _ := send(t, c, fmt.Sprintf("http://%s:%d/", policy.HostName, port), map[string]string{"X-Key": "my own"}); status != http.StatusOK || got.last(t).Get("X-Key") != "my own" {
 		t.Errorf("a key of its own: %d, %q", status, got.last(t).Get("X-Key"))

@@ -18,7 +18,8 @@
 //
 // Requests in TLS to the hosts of the run's grants get credentials (inject.go), and
 // what comes back is searched for them (echo.go, with mask.go). Those hosts are
-// never tunnelled, and plain HTTP to their ports is refused.
+// never tunnelled, and plain HTTP to their ports is refused, but for grants that go by
+// plain HTTP to this machine.
 //
 // # What it guarantees
 //

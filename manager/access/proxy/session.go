@@ -35,7 +35,7 @@ type session struct {
 	linger bool // an answer of the gate's own is the last thing that was sent
 
 	target  *policy.Target // of the CONNECT that the requests are in, nil if there is none
-	granted *granted       // what grants mean for the requests; nil for plain HTTP, but to this machine
+	granted *granted       // what grants mean for the requests; nil where they mean nothing
 }
 
 // headLimit is a reader that gives no more than left bytes while a head is read.
