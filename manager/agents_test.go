@@ -24,7 +24,7 @@ func TestAgentsThatCannotBeHad(t *testing.T) {
 		"with a command":        {Options{Agent: "claude", Prompt: "x", Cmd: shell("true")}, "an agent has a command of its own"},
 		"without a network":     {Options{Agent: "claude", Prompt: "x", Network: NetworkNone}, "needs a network"},
 		"without a prompt":      {Options{Agent: "claude"}, "nothing to do"},
-		"with input":            {Options{Agent: "claude", Prompt: "x", Interactive: true}, "takes one prompt"},
+		"with input":            {Options{Agent: "codex", Prompt: "x", Interactive: true}, "takes one prompt"},
 		"a prompt for nobody":   {Options{Prompt: "x"}, "are for agents"},
 		"a model for nobody":    {Options{Model: "x"}, "are for agents"},
 		"a model that is none":  {Options{Agent: "claude", Prompt: "x", Model: "--help"}, "--help"},

@@ -136,8 +136,8 @@ container: {memory: 512, cpus: 1.5}
 
 func TestAllRefusedKeysAreNamedAtOnce(t *testing.T) {
 	t.Parallel()
-	_, err := withConfig(Options{Config: parseConfig(t, "workspace: {mode: volume}\nsandbox: none\nhooks: {pre_run: make}\nclipboard: true\n")})
-	want := "this build does not support these keys of moat.yaml: workspace.mode (moat.yaml:1:19), clipboard (moat.yaml:4:12), sandbox (moat.yaml:2:10)" +
+	_, err := withConfig(Options{Config: parseConfig(t, "pi: {packages: ['npm:tools']}\ncodex: {shared_sessions: true}\nhooks: {pre_run: make}\nclipboard: true\n")})
+	want := "this build does not support these keys of moat.yaml: clipboard (moat.yaml:4:12), codex.shared_sessions (moat.yaml:2:26), pi.packages (moat.yaml:1:16)" +
 		"; remove them; `drawbridge config explain` shows what is honoured"
 	if err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
