@@ -30,6 +30,7 @@ func (m *Manager) withDependencies(ctx context.Context, opts Options) (Options, 
 		return opts, failf(CodeInvalidArgument, "docs/dependencies-of-runs.md lists what there is", "%v", err)
 	}
 	plan, err := deps.Resolve(list)
+	addOwnServices(plan, opts.Services)
 	nothing := err == nil && plan.Empty() && hooks == (deps.Hooks{}) // to build
 	switch {
 	case err != nil:

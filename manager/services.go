@@ -63,6 +63,7 @@ type serviceWish struct {
 	Env    map[string]string // that a project states
 	NoWait bool              // the command does not wait until it is ready
 	Models []string          `json:",omitempty"` // that are fetched for it
+	isOwn  bool              // of the project's own
 }
 
 // serviceSpec is what is stored of a service of a run; nothing of it ever changes.
@@ -70,6 +71,30 @@ type serviceSpec struct {
 	Name   string `json:"name"`
 	Image  string `json:"image"`
 	NoWait bool   `json:"no_wait,omitempty"`
+	// Port and Ready are of a service of the project's own.
+	Port  uint16   `json:"port,omitempty"`
+	Ready []string `json:"ready,omitempty"`
+}
+
+// known returns what is known of the service; false if this program does not know it.
+func (s *serviceSpec) known() (deps.Service, bool) {
+	if s.Port != 0 {
+		return deps.OwnService(s.Name, s.Image, s.Port, s.Ready), true
+	}
+	return deps.LookupService(s.Name)
+}
+
+// addOwnServices adds the services of a project's own to a plan.
+func addOwnServices(plan *deps.Plan, settings map[string]config.Service) {
+	if plan == nil {
+		return
+	}
+	for name, s := range settings {
+		if config.IsOwnService(name) {
+			plan.Services = append(plan.Services, deps.OwnService(name, s.Image, uint16(s.Port), s.Ready))
+		}
+	}
+	slices.SortFunc(plan.Services, func(a, b deps.Service) int { return strings.Compare(a.Name, b.Name) })
 }
 
 // serviceMeta is what changes of a service.
@@ -84,11 +109,19 @@ func (m *Manager) permitServices(opts Options) error {
 	if !m.opts.ForAgents || slices.Contains(m.opts.Allow, config.AllowServices) {
 		return nil
 	}
+	denied := func(what string) error {
+		return failf(CodePolicyDenied, "leave "+what+" out, or ask the person who runs the server to start it with `drawbridge serve --allow services`",
+			"agents are not allowed to start services, which are containers of images from a registry")
+	}
 	for _, d := range opts.Dependencies {
 		name, _, _ := strings.Cut(d, "@")
 		if s, is := deps.LookupService(name); is && !s.Engine {
-			return failf(CodePolicyDenied, "leave "+d+" out, or ask the person who runs the server to start it with `drawbridge serve --allow services`",
-				"agents are not allowed to start services, which are containers of images from a registry")
+			return denied(d)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(opts.Services)) {
+		if config.IsOwnService(name) {
+			return denied(name)
 		}
 	}
 	return nil
@@ -146,6 +179,9 @@ func (m *Manager) withServices(driver runtime.Runtime, plan *deps.Plan, opts Opt
 		if settings.Memory != 0 {
 			wish.MemoryBytes = settings.Memory << 20
 		}
+		if wish.isOwn = config.IsOwnService(s.Name); wish.isOwn {
+			wish.User, wish.Command = settings.User, settings.Command
+		}
 		opts.services = append(opts.services, wish)
 	}
 	return opts, nil
@@ -155,7 +191,11 @@ func (m *Manager) withServices(driver runtime.Runtime, plan *deps.Plan, opts Opt
 func serviceSpecs(wishes []serviceWish) []serviceSpec {
 	var all []serviceSpec
 	for _, w := range wishes {
-		all = append(all, serviceSpec{Name: w.Name, Image: w.Image, NoWait: w.NoWait})
+		s := serviceSpec{Name: w.Name, Image: w.Image, NoWait: w.NoWait}
+		if w.isOwn {
+			s.Port, s.Ready = w.Port, w.Ready
+		}
+		all = append(all, s)
 	}
 	return all
 }
@@ -171,6 +211,7 @@ func (m *Manager) serviceWorld(wishes []serviceWish) ([]runtime.ServiceSpec, []s
 			maps.Copy(env, w.StoreEnv())
 		}
 		s := runtime.ServiceSpec{Name: w.Name, Image: w.Image, User: w.User, Command: w.Command, Port: w.Port, MemoryBytes: w.MemoryBytes, Engine: w.Engine}
+		s.Probed = w.isOwn && len(w.Ready) == 0 && !w.NoWait
 		for _, name := range slices.Sorted(maps.Keys(env)) {
 			s.Env = append(s.Env, name+"="+env[name])
 		}
@@ -229,7 +270,7 @@ func serviceMetas(made runtime.Description) map[string]serviceMeta {
 // are still there is told by the handle.
 func (r *Run) servicesOf(row *storage.RunRow, sp *spec, mt *meta) {
 	for _, s := range sp.Services {
-		known, is := deps.LookupService(s.Name)
+		known, is := s.known()
 		now := mt.Services[s.Name]
 		if !is {
 			continue // of another version of this program
@@ -274,7 +315,7 @@ func (m *Manager) startServices(ctx context.Context, driver runtime.Runtime, row
 
 // awaitService waits until one service is ready, and notes that.
 func (m *Manager) awaitService(ctx context.Context, runner runtime.ServiceRunner, row *storage.RunRow, s serviceSpec, began time.Time) error {
-	about, is := deps.LookupService(s.Name)
+	about, is := s.known()
 	switch {
 	case !is:
 		return failf(CodeUnsupported, "start it with the program that created it", "this program does not know the service %s", s.Name)
@@ -307,8 +348,11 @@ func isReady(ctx context.Context, runner runtime.ServiceRunner, h runtime.Handle
 	look, cancel := context.WithTimeout(ctx, readyLook)
 	defer cancel()
 	command := s.Ready
-	if s.Engine {
+	switch {
+	case s.Engine:
 		command = runtime.EngineReady
+	case len(command) == 0:
+		command = runtime.PortReady(s.Port)
 	}
 	code, output, err := runner.ExecService(look, h, s.Name, command)
 	switch {

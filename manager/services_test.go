@@ -115,6 +115,39 @@ func (w *world) holdsNot(secret string, run *Run) {
 	}
 }
 
+// A service of the project's own is of any image. It is ready when it listens, or when a
+// command says so.
+func TestRunUsesServicesOfItsProject(t *testing.T) {
+	t.Parallel()
+	w := serviceWorldOf(t).withGate()
+	m := w.manager(patient)
+	c := parseConfig(t, `services:
+  echo: {image: "`+runtimetest.ServerImage(t)+`", port: 5000}
+  who-am-i:
+    image: `+runtimetest.ServerImage(t)+`
+    port: 5001
+    user: "1234:4321"
+    command: [sh, -c, 'sleep 1; touch /dev/shm/up; exec nc -ll -p 5001 -e sh -c "id; echo $COLOUR"']
+    ready: [test, -e, /dev/shm/up]
+    env: {COLOUR: green}
+`)
+	run := w.started(m, Options{Config: c, Image: w.image, Cmd: shell(`echo hello | nc -w 5 $MOAT_ECHO_HOST $MOAT_ECHO_PORT; nc -w 5 who-am-i $MOAT_WHO_AM_I_PORT </dev/null; env | grep ^MOAT_ | sort; env | grep ^NO_PROXY`)})
+	ended := w.ended(m, run.ID)
+	text := output(t, m, run.ID)
+	want := "hello\nuid=1234 gid=4321 groups=4321\ngreen\nMOAT_ECHO_HOST=echo\nMOAT_ECHO_PORT=5000\nMOAT_WHO_AM_I_HOST=who-am-i\nMOAT_WHO_AM_I_PORT=5001\nNO_PROXY=localhost,127.0.0.1,::1,echo,who-am-i\n"
+	if ended.State != StateStopped || text != want {
+		t.Errorf("it ended as %s, %s, and printed %q, want %q", ended.State, ended.Error, text, want)
+	}
+	if len(ended.Services) != 2 || ended.Services[1].Address != "who-am-i:5001" || ended.Services[0].State != ServiceStopped {
+		t.Errorf("its services are %+v", ended.Services)
+	}
+	run = w.create(m, Options{Image: w.image, Cmd: shell("true"), Services: map[string]config.Service{"queue": {Image: runtimetest.ServerImage(t), Port: 1, Command: []string{"sh", "-c", "echo out of luck; exit 3"}}}})
+	err := m.Start(t.Context(), run.ID, StartOptions{})
+	if err == nil || !strings.Contains(err.Error(), "the service queue") || !strings.Contains(err.Error(), "out of luck") {
+		t.Errorf("one that ends: %v", err)
+	}
+}
+
 // Two runs with the same services have each their own.
 func TestRunsHaveServicesOfTheirOwn(t *testing.T) {
 	t.Parallel()
@@ -230,6 +263,7 @@ func TestServicesAreRefusedWhereTheyCannotBeOrMayNotBe(t *testing.T) {
 		says    string
 	}{
 		"agents":              {agents, Options{Dependencies: []string{"redis@7"}}, CodePolicyDenied, "`drawbridge serve --allow services`"},
+		"agents, their own":   {agents, Options{Services: map[string]config.Service{"queue": {Image: "localhost:1/none:1", Port: 1}}}, CodePolicyDenied, "`drawbridge serve --allow services`"},
 		"settings of nothing": {agents, Options{Services: settings}, CodeInvalidArgument, "add redis to the dependencies"},
 	} {
 		test.opts.Cmd = shell("true")

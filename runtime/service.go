@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"net/netip"
+	"strconv"
 )
 
 // RoleService is the value of LabelRole of a service.
@@ -35,6 +36,14 @@ type ServiceSpec struct {
 	// the run's Gate is the only way out for it and for its containers, which find a
 	// proxy at EngineGate.
 	Engine bool
+	// Probed has PortReady work in the service, for images that do not tell when they
+	// serve. The engine has to run on this machine.
+	Probed bool
+}
+
+// PortReady succeeds in a Probed service once something listens at a port of its network.
+func PortReady(port uint16) []string {
+	return []string{GuestPath, "ping", "--port", strconv.Itoa(int(port))}
 }
 
 // EngineGate is where containers of an engine of the run's own find the run's gate.

@@ -88,7 +88,7 @@ func canServe(f *facts, how chosen, spec runtime.Spec) error {
 	case len(spec.Services) == 0:
 	case spec.Network == runtime.NetworkOpen:
 		return fmt.Errorf("give the sandbox services and an open network: %w; ask for one of the two", runtime.ErrUnsupported)
-	case !f.direct() && slices.ContainsFunc(spec.Services, func(s runtime.ServiceSpec) bool { return len(s.Mounts) > 0 }):
+	case !f.direct() && slices.ContainsFunc(spec.Services, func(s runtime.ServiceSpec) bool { return len(s.Mounts) > 0 || s.Probed }):
 		return fmt.Errorf("give a service files of this machine: %w: this engine does not see them, or SELinux keeps them from it; use an engine that runs here", runtime.ErrUnsupported)
 	case how.isolation == runtime.IsolationGVisor && !f.filters && !f.sources:
 		// See package confine on streams.
@@ -174,6 +174,9 @@ func serviceHostConfig(p *plan, s *runtime.ServiceSpec, filter string) *containe
 	h.ShmSize = serviceSharedMemory
 	for _, m := range s.Mounts {
 		h.Mounts = append(h.Mounts, bind(m.Source, m.Target, m.ReadOnly))
+	}
+	if s.Probed {
+		h.Mounts = append(h.Mounts, bind(p.guest, runtime.GuestPath, true))
 	}
 	if p.network != nil {
 		h.ExtraHosts = p.serviceHosts()

@@ -38,7 +38,7 @@ const usage = `usage: drawbridge-guest run --socket PATH [--stage DIR --places N
        drawbridge-guest step --socket PATH -- COMMAND...
        drawbridge-guest nest --listen ADDRESS:PORT --socket PATH [--gate PATH] -- ENGINE...
        drawbridge-guest nested [--gate PATH] -- ENGINE...
-       drawbridge-guest ping --socket PATH
+       drawbridge-guest ping --socket PATH | --port PORT
        drawbridge-guest version`
 
 // Main runs the program with the arguments after its name and returns its exit
@@ -73,7 +73,7 @@ func Main(args []string) int {
 	case "nested":
 		return nestedMain(options, command)
 	case "ping":
-		return pingMain(options["socket"])
+		return pingMain(options)
 	case "kill":
 		return killMain(options["id"])
 	case "read":
@@ -95,7 +95,7 @@ func complain(err error) int {
 // The options of all commands: switches, and those that have a value.
 const (
 	switches = " frames parents append "
-	valued   = " socket stage places listen gate start timeout limits id offset limit mode "
+	valued   = " port socket stage places listen gate start timeout limits id offset limit mode "
 )
 
 // parseOptions splits "--name value" pairs from the command after "--".

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"os/signal"
@@ -239,8 +240,16 @@ func receiveListener(control int) (*os.File, error) {
 	return os.NewFile(uintptr(fds[0]), "forwarder"), nil
 }
 
-// pingMain tells whether an engine answers at a socket.
-func pingMain(socket string) int {
+// pingMain tells whether an engine answers at a socket, or, for a port, whether anything
+// listens there for the network of the container.
+func pingMain(options map[string]string) int {
+	if port := options["port"]; port != "" {
+		if err := pingPort(port); err != nil {
+			return complain(fmt.Errorf("ping: %w", err))
+		}
+		return 0
+	}
+	socket := options["socket"]
 	conn, err := hop{socket: socket}.dial()
 	if err != nil {
 		return complain(fmt.Errorf("ping: %w", err))
@@ -263,5 +272,29 @@ func pingMain(socket string) int {
 	return 0
 }
 
-// pingWait bounds the wait for an engine's answer.
+// pingPort connects to a port at the addresses of this container by which others reach
+// it: what listens on loopback alone serves nobody.
+func pingPort(port string) error {
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), pingWait)
+	defer cancel()
+	var dialer net.Dialer
+	err = errors.New("the container has no address")
+	for _, a := range addresses {
+		at, isNet := a.(*net.IPNet)
+		if !isNet || at.IP.IsLoopback() || at.IP.To4() == nil {
+			continue
+		}
+		var conn net.Conn
+		if conn, err = dialer.DialContext(ctx, "tcp", net.JoinHostPort(at.IP.String(), port)); err == nil {
+			return conn.Close()
+		}
+	}
+	return err
+}
+
+// pingWait bounds the wait for an answer.
 const pingWait = 5 * time.Second

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -78,12 +79,49 @@ func TestPingTellsWhetherAnEngineAnswers(t *testing.T) {
 			_, _ = io.WriteString(w, "OK")
 		})}
 		go func() { _ = server.Serve(listener) }()
-		if code := pingMain(socket); code != test.want {
+		if code := pingMain(map[string]string{"socket": socket}); code != test.want {
 			t.Errorf("status %d: code %d", test.status, code)
 		}
 		_ = server.Close()
 	}
-	if code := pingMain("/not/there"); code != link.CodeSetup {
+	if code := pingMain(map[string]string{"socket": "/not/there"}); code != link.CodeSetup {
 		t.Errorf("without an engine: code %d", code)
+	}
+}
+
+// A port counts as served only where the network of the container reaches it.
+func TestPingOfAPort(t *testing.T) {
+	t.Parallel()
+	everywhere, err := net.Listen("tcp4", "0.0.0.0:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	port := strconv.Itoa(everywhere.Addr().(*net.TCPAddr).Port)
+	want := link.CodeSetup // on a machine with loopback alone
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addresses {
+		if at, isNet := a.(*net.IPNet); isNet && !at.IP.IsLoopback() && at.IP.To4() != nil {
+			want = 0
+		}
+	}
+	if code := pingMain(map[string]string{"port": port}); code != want {
+		t.Errorf("what listens everywhere: code %d, want %d", code, want)
+	}
+	if err := everywhere.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if code := pingMain(map[string]string{"port": port}); code != link.CodeSetup {
+		t.Errorf("what has ended: code %d", code)
+	}
+	local, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.Close()
+	if code := pingMain(map[string]string{"port": strconv.Itoa(local.Addr().(*net.TCPAddr).Port)}); code != link.CodeSetup {
+		t.Errorf("what listens on loopback: code %d", code)
 	}
 }

@@ -89,6 +89,11 @@ func (a *asker) access() {
 			a.add(AllowServices, item("dependencies", i), "start the service %s beside the run, from %s", name, imageOf(c, name))
 		}
 	}
+	for _, name := range sortedKeys(c.Services) {
+		if IsOwnService(name) {
+			a.add(AllowServices, below("services", name), "start the service %s beside the run, from %s", name, imageOf(c, name))
+		}
+	}
 	if c.Hooks.PostBuildRoot != "" {
 		a.add(AllowBuild, "hooks.post_build_root", "run a script as root while the image is built")
 	}

@@ -67,6 +67,10 @@ func nameOf(dependency string) string {
 func checkServices(r *reader, c *Config) {
 	for _, name := range sortedKeys(c.Services) {
 		at := below("services", name)
+		checkOwnService(r, c, name)
+		if IsOwnService(name) {
+			continue
+		}
 		dependency := name
 		if name == engineService {
 			dependency = dockerDind
@@ -78,6 +82,32 @@ func checkServices(r *reader, c *Config) {
 		if len(c.Services[name].Models) > 0 && name != "ollama" {
 			r.failKey(c, below(at, "models"), "remove it", "only ollama has models")
 		}
+	}
+}
+
+// checkOwnService checks what a service of the project's own needs, and that no other
+// has it.
+func checkOwnService(r *reader, c *Config, name string) {
+	s, at := c.Services[name], below("services", name)
+	if !IsOwnService(name) {
+		if s.Port != 0 || s.User != "" || len(s.Command)+len(s.Ready) > 0 {
+			r.failKey(c, at, "remove port, user, command and ready, or give the service another name", "%s has a port, a user and a command already", name)
+		}
+		return
+	}
+	next := "give it an image and a port"
+	if near := nearest(name, append(slices.Clone(serviceNames), engineService)); near != "" {
+		next += "; or did you mean " + near + "?"
+	}
+	switch {
+	case name == "localhost":
+		r.failKey(c, at, "choose another name", "localhost is the sandbox itself")
+	case s.Image == "" || s.Port == 0:
+		r.failKey(c, at, next, "the service %q is none that is known, and lacks an image or a port", name)
+	case slices.ContainsFunc(c.Dependencies, func(d string) bool { return nameOf(d) == name }):
+		r.failKey(c, at, "choose another name", "%s is among the dependencies, too", name)
+	case len(s.Models) > 0:
+		r.failKey(c, below(at, "models"), "remove it", "only ollama has models")
 	}
 }
 

@@ -156,6 +156,12 @@ type Service struct {
 	Wait   *bool             `json:"wait,omitempty"`   // nil waits
 	Memory int64             `json:"memory,omitempty"` // MiB
 	Models []string          `json:"models,omitempty"` // of ollama
+
+	// The rest is for a service of the project's own.
+	Port    int      `json:"port,omitempty"`
+	User    string   `json:"user,omitempty"`
+	Command []string `json:"command,omitempty"`
+	Ready   []string `json:"ready,omitempty"`
 }
 
 // MCPServer is an MCP server that the run reaches through the gate.

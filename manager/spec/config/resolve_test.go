@@ -131,7 +131,7 @@ func TestAsksNameWhatNeedsPermission(t *testing.T) {
 grants: [github]
 secrets: {KEY: op://a/b/c}
 dependencies: [node, docker:host, postgres@17, redis]
-services: {redis: {image: "valkey/valkey:8"}}
+services: {redis: {image: "valkey/valkey:8"}, queue: {image: "rabbitmq:4", port: 5672}}
 sandbox: none
 hooks: {post_build_root: apt-get update, post_build: "true", pre_run: make}
 mounts:

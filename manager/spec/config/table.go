@@ -3,7 +3,6 @@ package config
 import (
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	"go.yaml.in/yaml/v3"
@@ -66,7 +65,7 @@ var root = sync.OnceValue(func() shape[Config] {
 			does: "none refuses gVisor", fallback: "gVisor where it is offered", example: "none", home: true}),
 		key("container", func(c *Config) *Container { return &c.Container }, container(), about{does: "limits of the sandbox"}),
 		key("services", func(c *Config) *map[string]Service { return &c.Services }, mapOf("SERVICE", serviceName, orNothing(service())), about{
-			does: "settings of services", rule: "the service is among the dependencies", example: "{postgres: {env: {POSTGRES_DB: app}}}"}),
+			does: "settings of services", rule: "the service is among the dependencies, or has an image and a port", example: "{postgres: {env: {POSTGRES_DB: app}}}"}),
 		key("mcp", func(c *Config) *[]MCPServer { return &c.MCP }, mcpServers(), about{
 			does: "MCP servers that the run reaches, with a grant where they need one", rule: "names are unique; a name of the catalog needs no url", example: "[linear]"}),
 		key("language_servers", func(c *Config) *[]string { return &c.LanguageServers }, listOf(oneOf("go", "typescript", "python"), same), about{
@@ -150,6 +149,8 @@ func ulimit() shape[Ulimit] {
 	)
 }
 
+var serviceUser = textRule{pattern: `^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,31}(:[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,31})?$`, want: "a user, or USER:GROUP, by name or number"}
+
 // serviceNames are the dependencies that are services.
 var serviceNames = []string{"postgres", "mysql", "redis", "ministack", "ollama"}
 
@@ -158,13 +159,22 @@ func isService(name string) bool { return slices.Contains(serviceNames, name) }
 // engineService is what the engine of docker:dind is called among services.
 const engineService = "docker"
 
-var serviceName = textRule{pattern: "^(" + strings.Join(append(slices.Clone(serviceNames), engineService), "|") + ")$", want: "postgres, mysql, redis, ministack, ollama or docker"}
+// serviceName is a host name. What is not in serviceNames is a service of the project's
+// own.
+var serviceName = textRule{pattern: `^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$`, want: "postgres, mysql, redis, ministack, ollama, docker, or a host name for a service of your own"}
+
+// IsOwnService tells whether a name of services is that of a service of the project's own.
+func IsOwnService(name string) bool { return !isService(name) && name != engineService }
 
 func service() shape[Service] {
 	return object(nil,
 		key("env", func(s *Service) *map[string]string { return &s.Env }, mapOf("VARIABLE", envName, orEmpty(text(envValue))), about{
 			does: "variables of the service's environment", example: "{POSTGRES_DB: app}"}),
-		key("image", func(s *Service) *string { return &s.Image }, text(imageRef), about{does: "image of the service, made like the official one", example: "postgres:17"}),
+		key("image", func(s *Service) *string { return &s.Image }, text(imageRef), about{does: "image of the service; made like the official one, if there is one", rule: "needed for a service of your own", example: "postgres:17"}),
+		key("port", func(s *Service) *int { return &s.Port }, integer[int](bounds{low: 1, high: 65535, zero: true}), about{does: "port of TCP at which a service of your own serves", rule: "needed for one, and for no other", example: "5672"}),
+		key("user", func(s *Service) *string { return &s.User }, text(serviceUser), about{does: "user of the image under which a service of your own runs", fallback: "that of the image", example: "rabbitmq"}),
+		key("command", func(s *Service) *[]string { return &s.Command }, listOf(text(commandWord), nil), about{does: "what a service of your own is started with, in place of the image's", example: "[server, /data]"}),
+		key("ready", func(s *Service) *[]string { return &s.Ready }, listOf(text(commandWord), nil), about{does: "command in a service of your own that succeeds once it serves", fallback: "it listens at its port", example: "[rabbitmq-diagnostics, ping]"}),
 		key("wait", func(s *Service) **bool { return &s.Wait }, choice(), about{does: "whether the run starts only when the service is ready", fallback: "true", example: "false"}),
 		key("memory", func(s *Service) *int64 { return &s.Memory }, integer[int64](bounds{low: 16, high: 1 << 24, zero: true, unit: "MiB"}), about{does: "memory limit in MiB", rule: "0, or 16 and more", example: "2048"}),
 		key("models", func(s *Service) *[]string { return &s.Models }, listOf(text(modelName), nil), about{does: "models that ollama fetches", rule: "for ollama only", example: "[qwen2.5-coder:7b]"}),

@@ -142,6 +142,15 @@ func LookupService(name string) (Service, bool) {
 	return s, true
 }
 
+// OwnService is a service of a project's own, of any image, at a port of TCP. It is ready
+// when ready succeeds in its container, or, where that is empty, when it listens.
+func OwnService(name, image string, port uint16, ready []string) Service {
+	return Service{
+		Name: name, Image: image, Port: port, Ready: ready, ReadyWithin: slowReady, MemoryBytes: 1 << 30,
+		kind: &serviceKind{prefix: strings.ToUpper(strings.ReplaceAll(name, "-", "_"))},
+	}
+}
+
 // HasPassword tells whether the service asks its clients for a password.
 func (s Service) HasPassword() bool { return s.kind.generated != "" }
 
@@ -189,7 +198,9 @@ func (s Service) RunEnv(env map[string]string) []string {
 		values["PASSWORD"] = env[k.generated]
 		u.User = url.UserPassword(login, env[k.generated])
 	}
-	values["URL"] = u.String()
+	if k.scheme != "" {
+		values["URL"] = u.String()
+	}
 	all := make([]string, 0, len(values))
 	for name, value := range values {
 		all = append(all, s.Prefix()+name+"="+value)
