@@ -135,6 +135,7 @@ func TestRunsThatNothingCanWaitFor(t *testing.T) {
 		"a mount in another":           at("/mnt/x", "/mnt/x/y"),
 		"a mount in /tmp":              at("/tmp/x"),
 		"a mount around what is fixed": at("/run"),
+		"a comma in its path":          at("/mnt/x,y"),
 	} {
 		spec := specOf(t, d, change, "true")
 		for _, made := range []string{filepath.Join(spec.Workspace, "hidden"), filepath.Join(spec.Workspace, "x"), filepath.Join(dir, "hidden"), filepath.Join(dir, "y")} {

@@ -94,12 +94,16 @@ func (p *plan) shape(s *specs.Spec) (*shape, error) {
 // stages tells whether all that the run has of the host beside what every run has can
 // be mounted once the sandbox is booted. What hides a part of the workspace cannot,
 // because the workspace itself comes later; nor can what lies in, or around, something
-// that is mounted at boot.
+// that is mounted at boot; nor what has a comma in its path, which the guest is told as one
+// of a list.
 func (p *plan) stages(s *specs.Spec) bool {
 	if len(p.layout.Covers)+len(p.layout.Inside)+len(p.spec.Volumes) > 0 {
 		return false
 	}
 	for _, wanted := range p.beside {
+		if strings.Contains(wanted.target, ",") {
+			return false
+		}
 		for _, m := range s.Mounts {
 			itself := m.Destination == wanted.target && m.Source == wanted.Source
 			if !itself && (isWithin(m.Destination, wanted.target) || isWithin(wanted.target, m.Destination)) {
