@@ -45,8 +45,13 @@ func TestRunUsesTheEngineOfThisMachine(t *testing.T) {
 	w := serviceWorldOf(t).withGate()
 	m := w.manager()
 	const script = `docker version --format 'server {{.Server.Version}}'; docker ps --no-trunc -q`
-	opts := w.dockerRun(m, "host", script)
+	// An engine lists a container when its start has been answered, which the command need
+	// not wait for.
+	opts := w.dockerRun(m, "host", "until [ -e answered ]; do sleep 0.1; done; "+script)
 	run := w.started(m, opts)
+	if err := os.WriteFile(filepath.Join(run.Workspace, "answered"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	if !strings.Contains(run.IsolationNote, "NO ISOLATION FROM THE HOST") {
 		t.Errorf("its isolation is told as %s, %q", run.Isolation, run.IsolationNote)
 	}

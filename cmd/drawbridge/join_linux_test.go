@@ -21,9 +21,10 @@ func (c *cli) joined(ref string) []manager.Joined {
 	return answer.Joined
 }
 
-// joinScript has the first agent wait for what another one makes.
+// joinScript has the first agent wait for what another one makes, and until that one has
+// ended: those that joined are killed at the end of the first.
 var joinScript = []modeltest.Step{
-	{Prompt: "wait for it", Shell: "until [ -e made.txt ]; do sleep 0.2; done; cat made.txt", Answer: "It is there."},
+	{Prompt: "wait for it", Shell: "until [ -e made.txt -a -e ended.txt ]; do sleep 0.2; done; cat made.txt", Answer: "It is there."},
 	{Prompt: "look around", Shell: "ls -d $HOME/.claude", Answer: "I have looked."},
 	{Prompt: "make it", Shell: "echo made by another >made.txt", Answer: "It is made."},
 	{Prompt: "take your time", Shell: "sleep 98765", Answer: "I took it."},
@@ -69,6 +70,7 @@ func TestCodexJoinsClaude(t *testing.T) {
 	if got := c.run("join", "-o", "json", id, "codex", "--prompt", "please make it"); got.code != 0 || !strings.Contains(got.out, `"text":"It is made."`) {
 		t.Errorf("an agent of another kind: %+v", got)
 	}
+	c.put("ended.txt", "")
 	if got := c.run("wait", id); got.code != 0 || !strings.Contains(c.must("logs", id), "It is there.") {
 		t.Errorf("the first one ended with %+v\n%s", got, c.run("logs", id).out)
 	}
