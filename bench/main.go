@@ -38,6 +38,7 @@ func (m measurement) needsEngine() bool { return m.name != gateName }
 
 var measurements = []measurement{
 	{"create", "create_run with start: true to the first line, beside docker run", measureCreate},
+	{"image", "create_run with an image that was built before, beside one that names it", measureImage},
 	{"call", "a tool call that touches no engine, beside an empty tool", measureCall},
 	{"startup", "spawn to first answer, beside a server with an empty tool", measureStartup},
 	{"scale", "list_runs and resolve with 100 and 100,000 stored runs", measureScale},

@@ -15,6 +15,11 @@ type series []float64
 
 func (s *series) add(v float64)          { *s = append(*s, v) }
 func (s *series) millis(d time.Duration) { s.add(float64(d) / float64(time.Millisecond)) }
+func (s *series) timed(do func()) {
+	begin := time.Now()
+	do()
+	s.millis(time.Since(begin))
+}
 func (s *series) micros(d time.Duration) { s.add(float64(d) / float64(time.Microsecond)) }
 func (s series) percentile(p float64) float64 {
 	if len(s) == 0 {

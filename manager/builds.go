@@ -172,6 +172,10 @@ func buildFailed(err error) error {
 			Next: fmt.Sprintf("give the run a network rule for each host that it needs (%s); `drawbridge images trace %s` shows all requests of the build", strings.Join(refused.Hosts, ", "), refused.Build)}
 	}
 	if failed, is := errors.AsType[*runtime.BuildError](err); is {
+		if strings.Contains(strings.ToLower(failed.Error()), "no space left on device") {
+			return &Error{Code: CodeConflict, Message: "the image of the run could not be built", Retryable: true, Err: failed,
+				Next: "make room on the disk of the engine; `drawbridge images prune` removes images that no run has used for a while"}
+		}
 		return &Error{Code: CodeInvalidArgument, Message: "the image of the run could not be built", Next: "mend the step, or leave out what needs it", Err: failed}
 	}
 	return err

@@ -208,6 +208,22 @@ func TestBuildOfADeadProcessIsEnded(t *testing.T) {
 	}
 }
 
+// A step that finds no room is told as that, and leaves no image.
+func TestBuildThatFindsNoRoom(t *testing.T) {
+	w, m := buildWorld(t)
+	full := Options{PostBuildRoot: "cat /dev/zero >/dev/shm/fill", Cmd: shell("true")} // of 64 MiB
+	run, err := m.Create(t.Context(), full)
+	e := AsError(err)
+	if e == nil || e.Code != CodeConflict || !strings.Contains(e.Next, "drawbridge images prune") || !strings.Contains(e.Error(), "No space left on device") || !strings.Contains(e.Error(), "the step that failed") {
+		t.Errorf("got %+v, %v", run, err)
+	}
+	if images, err := m.Images(t.Context()); err != nil || len(images) != 0 || len(m.List()) != 0 {
+		t.Errorf("left are %+v, %v, and %d runs", images, err, len(m.List()))
+	}
+	full.PostBuildRoot = "head -c 1000 /dev/zero >/dev/shm/fill"
+	w.create(m, full)
+}
+
 func TestBuildsNeedAGate(t *testing.T) {
 	if testedRuntime() != runtime.TypeDocker {
 		t.Skip("native runs have no images that are built")
