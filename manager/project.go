@@ -162,12 +162,12 @@ func (m *Manager) withProject(ctx context.Context, opts Options) (Options, error
 			continue
 		}
 		refused = append(refused, fmt.Sprintf("%s: %s", ask.Origin, ask.What))
-		if flag := "`drawbridge serve " + allowFlag(ask) + "`"; !slices.Contains(missing, flag) {
+		if flag := allowFlag(ask); !slices.Contains(missing, flag) {
 			missing = append(missing, flag)
 		}
 	}
 	if len(refused) > 0 {
-		return opts, failf(CodePolicyDenied, "remove them, or ask the person who runs the server to start it with "+strings.Join(missing, " and "),
+		return opts, failf(CodePolicyDenied, "remove them, or ask the person who runs the server to start it with `drawbridge serve "+strings.Join(missing, " ")+"`",
 			"the project asks for what agents are not allowed: %s", strings.Join(refused, "; "))
 	}
 	return opts, nil

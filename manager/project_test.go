@@ -252,6 +252,7 @@ func TestRunTakesTheProjectsConfiguration(t *testing.T) {
 		"a mistake":             {"naem: x\n", Options{Project: true}, CodeInvalidArgument, "moat.yaml:1:1"},
 		"what is not supported": {"copilot: {model: any}\n", Options{Project: true}, CodeUnsupported, "copilot.model ("},
 		"a service":             {"dependencies: [git, postgres]\n", Options{Project: true}, CodePolicyDenied, "serve --allow services"},
+		"several":               {"dependencies: [postgres]\nnetwork: {policy: permissive}\n", Options{Project: true}, CodePolicyDenied, "`drawbridge serve --allow services --allow permissive`"},
 		"without permission":    {"network:\n  policy: permissive\n", Options{Project: true}, CodePolicyDenied, "serve --allow permissive"},
 		"a port of the host":    {"network: {host: [5432]}\n", Options{Project: true}, CodePolicyDenied, "moat.yaml:1:"},
 		"a grant":               {"grants: [github]\n", Options{Project: true}, CodePolicyDenied, "grant allow github"},
