@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -176,7 +177,8 @@ func checkLimits(opts Options) error {
 		{"length of the idempotency key", float64(len(opts.IdempotencyKey)), 0, maxKeyBytes, "bytes"},
 	} {
 		if limit.value != 0 && (limit.value < limit.low || limit.value > limit.high) {
-			return failf(CodeInvalidArgument, fmt.Sprintf("choose from %v to %v", limit.low, limit.high), "the %s of %v %s is out of range", limit.name, limit.value, limit.unit)
+			text := func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) } // no exponents
+			return failf(CodeInvalidArgument, "choose from "+text(limit.low)+" to "+text(limit.high), "the %s of %s %s is out of range", limit.name, text(limit.value), limit.unit)
 		}
 	}
 	if err := checkPortNames(opts.Ports); err != nil {
