@@ -273,6 +273,7 @@ func (s *session) passBack(req *http.Request, resp *http.Response, sent *sending
 	if resp.Close || !whole || err != nil {
 		s.disconnect()
 	}
+	s.linger = !whole && err == nil // the client may still write, and not have read its answer
 	return complete && whole && err == nil
 }
 

@@ -384,6 +384,48 @@ func TestBrokenAndOversizedRequestsAreAnswered(t *testing.T) {
 	}
 }
 
+// A client that writes all it has before it reads gets its answer all the same.
+func TestAnswerReachesAClientThatStillWrites(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, policy.Strict)
+	over := make(chan struct{})
+	early := w.listen(func(conn *net.TCPConn) {
+		_, _ = bufio.NewReader(conn).ReadString('\n')
+		_, _ = io.WriteString(conn, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+		<-over // without reading
+	})
+	t.Cleanup(func() { close(over) })
+	limited := w.server("held.test", http.NotFoundHandler())
+	w.run.Policy = policyOf(t, policy.Strict, early, limited+" allow GET /**")
+	for name, c := range map[string]struct {
+		host   string
+		secure bool
+		want   int
+	}{
+		"refused":        {limited, false, http.StatusForbidden},
+		"refused in TLS": {limited, true, http.StatusForbidden},
+		"answered early": {early, false, http.StatusRequestEntityTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			const size = 20 << 20
+			conn := w.dial(w.run.Token)
+			url := "http://" + c.host + "/"
+			if c.secure {
+				conn, _ = w.inside(c.host, "http/1.1")
+				url = "/"
+			}
+			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n", url, c.host, size)
+			if _, err := conn.Write(make([]byte, size)); err != nil {
+				t.Error(err)
+			}
+			if resp, _ := readAnswer(t, bufio.NewReader(conn)); resp.StatusCode != c.want {
+				t.Errorf("got %s", resp.Status)
+			}
+		})
+	}
+}
+
 func TestConnectionsOfARunAreBounded(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, policy.Strict, "127.0.0.1:1")

@@ -69,6 +69,8 @@ const (
 	idleTimeout       = 5 * time.Minute  // between two requests
 	streamTimeout     = time.Hour        // without a byte in either direction, and with both ends there
 	handshakeTimeout  = 20 * time.Second
+	drainTimeout      = 5 * time.Second // for what comes after the last answer, altogether
+	drainSilence      = time.Second     // and without a byte of it
 	// acceptPause is the wait after a failed accept, when descriptors have run
 	// out for instance.
 	acceptPause = 50 * time.Millisecond

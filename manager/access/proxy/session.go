@@ -32,7 +32,7 @@ type session struct {
 	writer *bufio.Writer
 	server *server // the connection to the last target, nil if there is none
 	client *clientEnd
-	linger bool // an answer of the gate's own is the last thing that was sent
+	linger bool // an answer was sent that the client may not have read when the connection ends
 
 	target  *policy.Target // of the CONNECT that the requests are in, nil if there is none
 	granted *granted       // what grants mean for the requests; nil where they mean nothing
@@ -232,14 +232,25 @@ func (s *session) refuse(status int, why refusal) {
 	s.decline(&e, status, why)
 }
 
-// drain reads a little of what the client still sends: closing with something
-// unread would reset the connection and take the answer away.
+// drain reads on until the client closes, falls silent, or has had drainTimeout: closing
+// with something unread would reset the connection and take the answer away from a
+// client that still writes. Clients that see the answer stop.
 func (s *session) drain() {
-	_ = s.conn.SetReadDeadline(time.Now().Add(time.Second))
 	if half, ok := s.conn.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
 	}
-	_, _ = io.CopyN(io.Discard, s.reader, 256<<10)
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	for end := time.Now().Add(drainTimeout); ; {
+		now := time.Now()
+		if now.After(end) {
+			return
+		}
+		_ = s.conn.SetReadDeadline(now.Add(drainSilence))
+		if _, err := s.reader.Read(*buffer); err != nil {
+			return
+		}
+	}
 }
 
 func (r refusal) encode() []byte {
