@@ -84,16 +84,19 @@ func withSection(opts Options) Options {
 		if opts.Model != "" && !strings.Contains(opts.Model, "/") {
 			opts.Model = section.provider + "/" + opts.Model
 		}
-		if !slices.Contains(opts.Grants, section.provider) {
-			opts.Grants = append(slices.Clip(opts.Grants), section.provider)
-		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(section.servers)) {
-		if grant := section.servers[name].Grant; grant != "" && !slices.Contains(opts.Grants, grant) {
-			opts.Grants = append(slices.Clip(opts.Grants), grant)
-		}
-	}
+	opts.Grants = withGrants(opts.Grants, section.grants()...)
 	return opts
+}
+
+// withGrants returns a list with further grants that it lacks.
+func withGrants(list []string, further ...string) []string {
+	for _, grant := range further {
+		if !slices.Contains(list, grant) {
+			list = append(slices.Clip(list), grant)
+		}
+	}
+	return list
 }
 
 // withModelServer has the agent ask its model at the server that the Config names. The
@@ -197,7 +200,7 @@ func (m *Manager) withSession(ctx context.Context, a agent.Agent, opts Options) 
 // grantsFor adds a grant with which the agent can ask its model, unless the caller has
 // named one.
 func (m *Manager) grantsFor(ctx context.Context, a agent.Agent, grants []string) ([]string, error) {
-	if slices.ContainsFunc(grants, func(g string) bool { return slices.Contains(a.Grants, g) }) {
+	if anyOf(grants, a.Grants) {
 		return grants, nil
 	}
 	usable, err := m.Grants(ctx)

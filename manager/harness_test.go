@@ -113,6 +113,27 @@ func (w *world) checkNothingLeft() {
 	}
 }
 
+// leavesNothing has a new Manager take up the runs of one that was killed, and destroys
+// them. Nothing is left then.
+func (w *world) leavesNothing() {
+	w.t.Helper()
+	m := w.manager()
+	if err := m.Reconcile(w.t.Context()); err != nil {
+		w.t.Fatal(err)
+	}
+	for _, run := range m.List() {
+		if run.State != StateCreated {
+			w.ended(m, run.ID)
+		}
+		if err := m.Destroy(w.t.Context(), run.ID); err != nil {
+			w.t.Error(err)
+		}
+	}
+	if left := w.left(m); left != "" {
+		w.t.Errorf("left behind:\n%s", left)
+	}
+}
+
 // left lists every object, row and directory of the home.
 func (w *world) left(m *Manager) string {
 	w.t.Helper()

@@ -114,16 +114,9 @@ func (m *Manager) keepSetups(c *creation) error {
 			}
 		}
 		section := c.opts.sections[a.Name]
+		one.Grants = section.grants()
 		if a.Name != c.opts.Agent {
 			one.Lacks = section.ofItsRun()
-		}
-		if section.provider != "" {
-			one.Grants = append(one.Grants, section.provider)
-		}
-		for _, s := range section.servers {
-			if s.Grant != "" {
-				one.Grants = append(one.Grants, s.Grant)
-			}
 		}
 		setups[a.Name] = one
 	}

@@ -96,8 +96,8 @@ func serverRules(s *config.MCPServer, u *url.URL) []string {
 func withServers(opts Options) (Options, error) {
 	for i := range opts.MCPServers {
 		s := &opts.MCPServers[i]
-		if s.Auth != nil && !slices.Contains(opts.Grants, s.Auth.Grant) {
-			opts.Grants = append(slices.Clip(opts.Grants), s.Auth.Grant)
+		if s.Auth != nil {
+			opts.Grants = withGrants(opts.Grants, s.Auth.Grant)
 		}
 		u, err := url.Parse(s.URL)
 		if err != nil || u.Scheme != "https" || u.Host == "" {

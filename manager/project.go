@@ -292,6 +292,20 @@ func (s *agentSection) ofItsRun() string {
 	return ""
 }
 
+// grants are those that the agent cannot do without beside one for its model.
+func (s *agentSection) grants() []string {
+	var all []string
+	if s.provider != "" {
+		all = append(all, s.provider)
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.servers)) {
+		if grant := s.servers[name].Grant; grant != "" {
+			all = append(all, grant)
+		}
+	}
+	return all
+}
+
 func takeSections(o *Options, c *config.Config) error {
 	if err := checkMarketplaces(c.Claude.Marketplaces); err != nil {
 		return err

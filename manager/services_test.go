@@ -296,21 +296,7 @@ func TestServicesLeaveNothingAfterACrash(t *testing.T) {
 			victim := w.victim(step, "true")
 			victim.Env = append(victim.Env, crashService+"="+runtimetest.RedisImage(t))
 			_ = victim.Run()
-			m := w.manager()
-			if err := m.Reconcile(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			for _, run := range m.List() {
-				if run.State != StateCreated {
-					w.ended(m, run.ID)
-				}
-				if err := m.Destroy(t.Context(), run.ID); err != nil {
-					t.Error(err)
-				}
-			}
-			if left := w.left(m); left != "" {
-				t.Errorf("left behind:\n%s", left)
-			}
+			w.leavesNothing()
 		})
 	}
 }
