@@ -21,6 +21,7 @@ import (
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/confine"
 	"github.com/drawbridge-mcp/drawbridge/runtime/guest/host"
+	"github.com/drawbridge-mcp/drawbridge/runtime/native/cgroup"
 	"github.com/drawbridge-mcp/drawbridge/runtime/native/shim"
 )
 
@@ -70,13 +71,36 @@ func (e *engine) key() string {
 	return strings.Join(append(parts, unix.ByteSliceToString(name.Release[:]), strings.TrimSpace(string(boot)), fmt.Sprint(os.Geteuid())), " ")
 }
 
+// probePrefix begins the names of what a probe makes.
+const probePrefix = "drawbridge-probe-"
+
+// clearProbes removes what probes have left whose process was killed.
+func clearProbes() {
+	const age = probeTime + 2*shimTimeout // no probe takes so long
+	if layout, err := cgroup.Here(); err == nil {
+		layout.RemoveAbandoned(probePrefix+"*", age)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(os.TempDir(), probePrefix+"*")) // no error with this pattern
+	for _, dir := range dirs {
+		info, err := os.Lstat(dir)
+		if err != nil || time.Since(info.ModTime()) < age {
+			continue
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && int(stat.Uid) == os.Geteuid() {
+			_ = os.RemoveAll(dir) // as in tryOut
+		}
+	}
+}
+
 // tryOut runs the guest's shortest command in a sandbox of its own.
 func (d *Driver) tryOut(ctx context.Context, e *engine) error {
-	dir, err := os.MkdirTemp("", "drawbridge-probe-")
+	clearProbes()
+	dir, err := os.MkdirTemp("", probePrefix)
 	if err != nil {
 		return fmt.Errorf("make a directory for a probe: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }() // what is left in a temporary directory does no harm
+	id := filepath.Base(dir)
 	root := filepath.Join(dir, "rootfs")
 	for _, place := range []string{root, filepath.Join(root, "proc"), filepath.Join(root, "dev")} {
 		if err := os.Mkdir(place, 0o755); err != nil {
@@ -88,14 +112,13 @@ func (d *Driver) tryOut(ctx context.Context, e *engine) error {
 		err = os.WriteFile(filepath.Join(root, "guest"), guest, 0o755)
 	}
 	if err == nil {
-		err = host.WriteFile(filepath.Join(dir, "config.json"), e.probeBundle())
+		err = host.WriteFile(filepath.Join(dir, "config.json"), e.probeBundle(id))
 	}
 	if err != nil {
 		return fmt.Errorf("prepare a probe: %w", err)
 	}
 	bound, cancel := context.WithTimeout(ctx, probeTime)
 	defer cancel()
-	id := "drawbridge-" + filepath.Base(dir)
 	flags := e.flags(filepath.Join(dir, "state"))
 	command := append(slices.Clone(flags), "run", "--bundle", dir, id)
 	if e.asRoot != nil {
@@ -129,7 +152,7 @@ func (d *Driver) tryOut(ctx context.Context, e *engine) error {
 	return nil
 }
 
-func (e *engine) probeBundle() *specs.Spec {
+func (e *engine) probeBundle(id string) *specs.Spec {
 	s := &specs.Spec{
 		Version: specs.Version,
 		Process: &specs.Process{
@@ -139,6 +162,9 @@ func (e *engine) probeBundle() *specs.Spec {
 		Root:   &specs.Root{Path: "rootfs", Readonly: true},
 		Mounts: []specs.Mount{{Destination: "/proc", Type: "proc", Source: "proc"}},
 		Linux:  &specs.Linux{Namespaces: []specs.LinuxNamespace{{Type: specs.PIDNamespace}, {Type: specs.MountNamespace}, {Type: specs.IPCNamespace}, {Type: specs.UTSNamespace}}},
+	}
+	if cgroup.Possible() {
+		s.Linux.CgroupsPath = id
 	}
 	if os.Geteuid() != 0 {
 		e.mapUsers(s)

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/drawbridge-mcp/drawbridge/runtime"
 	"github.com/drawbridge-mcp/drawbridge/runtime/runtimetest"
@@ -48,6 +49,31 @@ func TestProbeIsKeptOnlyWhereItSucceeds(t *testing.T) {
 	}
 	if _, err := os.Stat(kept); err != nil {
 		t.Errorf("the success was not kept: %v", err)
+	}
+}
+
+func TestProbeClearsWhatKilledOnesLeft(t *testing.T) {
+	t.Parallel()
+	long := time.Now().Add(-time.Hour)
+	var dirs [2]string // an old one and a new one
+	for i := range dirs {
+		dir, err := os.MkdirTemp("", probePrefix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.RemoveAll(dir) })
+		dirs[i] = dir
+	}
+	if err := os.Chtimes(dirs[0], long, long); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newDriver(t, Options{StateDir: t.TempDir()}).Capabilities(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for i, stays := range []bool{false, true} {
+		if _, err := os.Stat(dirs[i]); (err == nil) != stays {
+			t.Errorf("%s: %v, stays is to be %v", dirs[i], err, stays)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -263,6 +264,28 @@ func removeTree(dir string) error {
 		}
 	}
 	return err
+}
+
+// RemoveAbandoned removes the groups for relative paths that match pattern, as
+// filepath.Match has it, if they are older than age and nothing is in them. What
+// cannot be removed stays.
+func (l Layout) RemoveAbandoned(pattern string, age time.Duration) {
+	g := l.Relative(pattern)
+	patterns := slices.Collect(maps.Values(g.Dirs))
+	if g.Unified != "" {
+		patterns = append(patterns, g.Unified)
+	}
+	for _, dirs := range patterns {
+		found, err := filepath.Glob(dirs)
+		if err != nil {
+			return
+		}
+		for _, dir := range found {
+			if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > age {
+				_ = unix.Rmdir(dir) // fails where it has a process or a group
+			}
+		}
+	}
 }
 
 // Possible tells whether a runtime of this user can make a group here.

@@ -107,10 +107,7 @@ func TestGroupCountsKillsAndGoes(t *testing.T) {
 		runtimetest.Missing(t, "control groups cannot be written here: %v", err)
 	}
 	g := l.Relative(fmt.Sprintf("drawbridge-test-%d", os.Getpid()))
-	dirs := []string{g.Unified}
-	if g.Unified == "" {
-		dirs = []string{g.Dirs["memory"], g.Dirs["pids"]}
-	}
+	dirs := dirsOf(g)
 	t.Cleanup(func() {
 		if err := errors.Join(g.Kill(), g.Remove()); err != nil {
 			t.Error(err)
@@ -157,6 +154,59 @@ func TestGroupCountsKillsAndGoes(t *testing.T) {
 	if _, err := g.Usage(); err == nil {
 		t.Error("a group that is gone was measured")
 	}
+}
+
+func TestOnlyAbandonedGroupsAreRemoved(t *testing.T) {
+	t.Parallel()
+	l, err := Here()
+	if err != nil || !l.possible() {
+		runtimetest.Missing(t, "control groups cannot be written here: %v", err)
+	}
+	group := func(name string, made time.Time) *Group {
+		g := l.Relative(fmt.Sprintf("drawbridge-test-%d-%s", os.Getpid(), name))
+		t.Cleanup(func() {
+			if err := errors.Join(g.Kill(), g.Remove()); err != nil {
+				t.Error(err)
+			}
+		})
+		for _, dir := range dirsOf(g) {
+			if err := errors.Join(os.Mkdir(dir, 0o755), os.Chtimes(dir, made, made)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return g
+	}
+	long := time.Now().Add(-time.Hour)
+	left, fresh, used := group("left", long), group("fresh", time.Now()), group("used", long)
+	cmd := exec.Command("sleep", "600")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	})
+	for _, dir := range dirsOf(used) {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), fmt.Append(nil, cmd.Process.Pid), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.RemoveAbandoned(fmt.Sprintf("drawbridge-test-%d-*", os.Getpid()), time.Minute)
+	for g, stays := range map[*Group]bool{left: false, fresh: true, used: true} {
+		for _, dir := range dirsOf(g) {
+			if _, err := os.Stat(dir); (err == nil) != stays {
+				t.Errorf("%s: %v, stays is to be %v", dir, err, stays)
+			}
+		}
+	}
+}
+
+// dirsOf returns the directories of a group that count its processes.
+func dirsOf(g *Group) []string {
+	if g.Unified != "" {
+		return []string{g.Unified}
+	}
+	return []string{g.Dirs["memory"], g.Dirs["pids"]}
 }
 
 func FuzzParseLayout(f *testing.F) {
