@@ -233,18 +233,20 @@ func tree(dir string) []string {
 // Remove removes the group, which must be empty or about to be; nil if there is
 // none.
 func (g *Group) Remove() error {
-	dirs := make([]string, 0, len(g.Dirs)+1)
-	for _, dir := range g.Dirs {
-		dirs = append(dirs, dir)
-	}
-	if g.Unified != "" {
-		dirs = append(dirs, g.Unified)
-	}
 	var failed []error
-	for _, dir := range dirs {
+	for _, dir := range g.all() {
 		failed = append(failed, removeTree(dir))
 	}
 	return errors.Join(failed...)
+}
+
+// all returns the directories of the group in all hierarchies.
+func (g *Group) all() []string {
+	dirs := slices.Collect(maps.Values(g.Dirs))
+	if g.Unified != "" {
+		dirs = append(dirs, g.Unified)
+	}
+	return dirs
 }
 
 func removeTree(dir string) error {
@@ -270,13 +272,8 @@ func removeTree(dir string) error {
 // filepath.Match has it, if they are older than age and nothing is in them. What
 // cannot be removed stays.
 func (l Layout) RemoveAbandoned(pattern string, age time.Duration) {
-	g := l.Relative(pattern)
-	patterns := slices.Collect(maps.Values(g.Dirs))
-	if g.Unified != "" {
-		patterns = append(patterns, g.Unified)
-	}
-	for _, dirs := range patterns {
-		found, err := filepath.Glob(dirs)
+	for _, places := range l.Relative(pattern).all() {
+		found, err := filepath.Glob(places)
 		if err != nil {
 			return
 		}
